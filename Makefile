@@ -1,0 +1,69 @@
+# `make demo` and `make test` need Python 3.11 or newer and make; all else goes into .venv.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Where PyTorch keeps its wheels for CPUs: asked first outside CI, so that nobody without CUDA downloads gigabytes of it.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+TORCH_INDEX_SECONDS ?= 3
+REQUIREMENTS := pyproject.toml constraints.txt
+
+.PHONY: demo test bench check format protos readme bundled help clean
+
+help:  ## say what there is
+	@sed -n 's/^\([a-z]*\):.*##/\1\t/p' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.train  ## train LeNet-5 on real digits, serve it, classify, drain
+	$(BIN)/saccade demo
+
+test: $(VENV)/.dev  ## run the whole test suite
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/.dev  ## what a call costs the server, against its ceiling in the same run
+	$(BIN)/python -m tests.benchmarks.bench
+
+check: $(VENV)/.dev  ## format, lint, types, generated code (the layers are a test)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python protos/generate.py --check
+
+format: $(VENV)/.dev  ## mend what format and lint can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+protos: $(VENV)/.dev  ## write service/rpc/pb from protos/
+	$(BIN)/python protos/generate.py
+
+bundled: $(VENV)/.train  ## train the bundled model on MNIST=FOLDER and draw the example pictures
+	$(BIN)/saccade train lenet5-mnist --data-folder $(MNIST)
+	rm -rf service/bundled/models/lenet5-mnist
+	$(BIN)/saccade export runs/lenet5-mnist --repository service/bundled/models --data-folder $(MNIST)
+	$(BIN)/python -m export.examples service/bundled/pictures
+
+readme: $(VENV)/.dev  ## write the settings table of the README
+	$(BIN)/python -m tests.readme
+
+clean:  ## remove the virtual environment
+	rm -rf $(VENV)
+
+$(VENV)/.train: $(REQUIREMENTS)
+	$(call install,cpu$(comma)train)
+	@touch $@
+
+$(VENV)/.dev: $(REQUIREMENTS)
+	$(call install,cpu$(comma)train$(comma)dev)
+	@touch $@ $(VENV)/.train
+
+comma := ,
+
+define install
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or newer is needed: run make PYTHON=python3.11 ..."; rm -rf $(VENV); exit 1; }
+	@index=; if [ -z "$$CI" ] && $(BIN)/python -c \
+	    'import sys, urllib.request as r; r.urlopen(sys.argv[1] + "/torch/", timeout=$(TORCH_INDEX_SECONDS)).close()' \
+	    $(TORCH_INDEX) 2>/dev/null; then index="--extra-index-url $(TORCH_INDEX)"; fi; \
+	  echo "installing saccade[$(1)] into $(VENV) $${index:+(PyTorch from $(TORCH_INDEX))}"; \
+	  $(BIN)/python -m pip install --disable-pip-version-check \
+	    --constraint constraints.txt $$index --editable '.[$(1)]'
+endef
