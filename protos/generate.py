@@ -1,0 +1,60 @@
+"""Writes service/rpc/pb from the .proto files here; `--check` only says whether that would change anything.
+
+python protos/generate.py
+python protos/generate.py --check
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import google.rpc
+import grpc_tools
+from grpc_tools import protoc
+
+PROTOS = Path(__file__).parent
+GENERATED = PROTOS.parent / "service/rpc/pb"
+FILES = ["saccade/v1/classifier.proto"]
+
+
+def generate(folder: Path) -> None:
+    """Compile FILES into `folder`, with imports that work from inside the package service.rpc.pb."""
+    well_known = next(iter(google.rpc.__path__))
+    bundled = Path(grpc_tools.__file__).parent / "_proto"
+    include = [f"-I{PROTOS}", f"-I{Path(well_known).parent.parent}", f"-I{bundled}"]
+    out = [f"--{kind}_out={folder}" for kind in ("python", "pyi", "grpc_python")]
+    if protoc.main(["protoc", *include, *out, *FILES]) != 0:
+        sys.exit("protoc failed; its message is above")
+    for name in FILES:
+        module = name.removesuffix(".proto").replace("/", ".")
+        package, _, stem = module.rpartition(".")
+        stub = folder / f"{module.replace('.', '/')}_pb2_grpc.py"
+        # protoc writes an absolute import of the proto's own package, which is not where the code lives.
+        text = stub.read_text()
+        stub.write_text(
+            text.replace(f"from {package} import {stem}_pb2", f"from service.rpc.pb.{package} import {stem}_pb2")
+        )
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return the generated files of `folder` by relative path."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*_pb2*.py*"))
+        if path.suffix != ".pyc"
+    }
+
+
+def main() -> None:
+    """Generate, or compare."""
+    if "--check" not in sys.argv:
+        generate(GENERATED)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        generate(Path(folder))
+        if contents(Path(folder)) != contents(GENERATED):
+            sys.exit("service/rpc/pb is not what the .proto files give: run `make protos` and commit the result")
+
+
+if __name__ == "__main__":
+    main()
