@@ -1,0 +1,132 @@
+"""Every setting of the server: flag, variable, default, bounds."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import annotated_types
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.errors import SetupError
+from service.logs import LogFormat
+
+ProviderChoice = Literal["auto", "cuda", "cpu"]
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class Settings(BaseSettings):
+    """The server's settings; a flag wins over its variable, the variable over the default."""
+
+    model_config = SettingsConfigDict(env_prefix="SACCADE_", frozen=True, extra="forbid")
+
+    repository: Path | None = Field(
+        None, description="Model repository: ROOT/MODEL/VERSION/model.onnx. Unset: the bundled models."
+    )
+    default_model: str | None = Field(
+        None, description="Model for requests that name none. Unset: the only one, or the first of the bundled ones."
+    )
+    host: str = Field("0.0.0.0", description="Address to listen on.")  # noqa: S104 - a service in a container
+    grpc_port: Port = Field(8001, description="Port of gRPC. 0 picks a free one and says which.")
+    metrics_port: Port = Field(8002, description="Port of the Prometheus metrics. 0 picks a free one and says which.")
+    provider: ProviderChoice = Field(
+        "auto", description="Execution provider. `auto` takes the best one that loads and passes the self-test."
+    )
+    intra_op_threads: int = Field(
+        0, ge=0, le=1024, description="Threads that share one batch (cpu). 0: as many as the process may use cores."
+    )
+    max_batch_size: int = Field(32, ge=1, le=4096, description="Most pictures that run together.")
+    queue_size: int = Field(256, ge=1, le=65536, description="Most pictures that may wait for one model.")
+    queue_delay_ms: float = Field(
+        0.0,
+        ge=0,
+        le=1000,
+        description="Most milliseconds that a request waits for others to join its batch; never if it is alone.",
+    )
+    keep_versions: int = Field(
+        3, ge=1, le=100, description="How many of a model's versions, highest first, are loaded."
+    )
+    max_streams: int = Field(
+        32, ge=1, le=4096, description="Most ClassifyStreams that may be open; each holds two threads."
+    )
+    stream_idle: float = Field(
+        300.0, ge=0.1, le=86400, description="Seconds after which a stream on which nothing happens is closed."
+    )
+    max_message_mb: int = Field(64, ge=1, le=1024, description="Largest gRPC message, in MiB.")
+    max_pixels: int = Field(
+        50_000_000, ge=1, le=1_000_000_000, description="Most pixels of one picture, checked before it is decoded."
+    )
+    decode_pixels: int = Field(
+        100_000_000,
+        ge=1,
+        le=10_000_000_000,
+        description="Most pixels that are decoded at once, which bounds the memory.",
+    )
+    ready: Literal["all", "any"] = Field(
+        "all", description="Report SERVING when all models found at start are served, or any of them."
+    )
+    allow_empty: bool = Field(False, description="Report SERVING with an empty repository.")
+    reflection: bool = Field(True, description="Answer gRPC server reflection.")
+    drain_delay: float = Field(
+        3.0, ge=0, le=3600, description="Seconds to go on serving after SIGTERM, while callers learn of it."
+    )
+    grace: float = Field(30.0, ge=0, le=3600, description="Most seconds to wait for accepted calls when stopping.")
+    metrics_labels: int = Field(
+        100, ge=0, le=100_000, description="Labels counted by name; predictions of classes beyond are `other`."
+    )
+    access_log: bool = Field(False, description="Log answered calls too, one line each.")
+    log_format: LogFormat = Field("console", description="Log lines for people (console) or for programs (json).")
+
+
+def load_settings(**given: object) -> Settings:
+    """Return the settings from what was given, the environment and the defaults.
+
+    Raises:
+        SetupError: a value is out of bounds; the text names the flag, the value and the limit.
+    """
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = str(first["loc"][0]) if first["loc"] else "settings"
+        raise SetupError(
+            f"{flag(name)} ({variable(name)}): {first['msg']}; it is {first['input']!r}. See `saccade serve --help`."
+        ) from None
+
+
+def flag(name: str) -> str:
+    """Return the command-line flag of a setting."""
+    return f"--{name.replace('_', '-')}"
+
+
+def variable(name: str) -> str:
+    """Return the environment variable of a setting."""
+    return f"SACCADE_{name.upper()}"
+
+
+def settings_table() -> str:
+    """Return all settings as a Markdown table; the README's is made by this."""
+    rows = ["| flag | variable | default | bounds | what it is |", "|---|---|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        default = (
+            ""
+            if field.default is None
+            else f"`{str(field.default).lower() if field.annotation is bool else field.default}`"
+        )
+        rows.append(f"| `{flag(name)}` | `{variable(name)}` | {default} | {_bounds(field)} | {field.description} |")
+    return "\n".join(rows)
+
+
+def _bounds(field: Any) -> str:  # noqa: ANN401 - pydantic's FieldInfo holds constraints of many types
+    if get_origin(field.annotation) is Literal:
+        return ", ".join(get_args(field.annotation))
+    limits = list(_limits(field.metadata))
+    return " to ".join(f"{limit:,}" if isinstance(limit, int) else f"{limit:g}" for limit in limits)
+
+
+def _limits(metadata: list[Any]) -> Iterator[float]:
+    for constraint in metadata:
+        if isinstance(constraint, annotated_types.Ge):
+            yield constraint.ge  # type: ignore[misc]
+        elif isinstance(constraint, annotated_types.Le):
+            yield constraint.le  # type: ignore[misc]

@@ -1,0 +1,81 @@
+"""What can go wrong, in the service's words.
+
+    SaccadeError                 its text may be sent to a caller: no paths, no stacks, no library's words
+    ├── InvalidInput             the request cannot be answered as it is; names the field
+    ├── UnknownModel             no such model or version here; names those there are
+    ├── Overloaded               refused before any work: queue or pool full, or the deadline out of reach
+    ├── Unavailable              starting, draining or not ready: another server may answer
+    ├── DeadlineExceeded         the caller's deadline passed
+    ├── Cancelled                the caller left
+    ├── InferenceFailed          the model could not compute this batch; details are in the log
+    ├── ModelRejected            a file that cannot be served; the text says why
+    └── SetupError               the command cannot start as it is; the text says what to do
+
+The gRPC statuses that these become are the business of service.rpc.interceptors.
+"""
+
+from typing import Literal
+
+RefusalReason = Literal["queue_full", "pool_full", "deadline", "draining"]
+
+
+class SaccadeError(Exception):
+    """Base of everything that the service raises on purpose."""
+
+
+class InvalidInput(SaccadeError):
+    """One field of the request is wrong.
+
+    Attributes:
+        field: path of the field in the request, for example `images[3]`.
+        reason: what is wrong, with the value and the limit.
+    """
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field = field
+        self.reason = reason
+
+
+class UnknownModel(SaccadeError):
+    """No such model or version is served here."""
+
+
+class Overloaded(SaccadeError):
+    """Refused before any work was done.
+
+    Attributes:
+        reason: which limit it was.
+        retry_after: seconds until it is worth trying again.
+        in_time: whether that is before the caller's deadline.
+    """
+
+    def __init__(self, message: str, *, reason: RefusalReason, retry_after: float, in_time: bool = True) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.retry_after = retry_after
+        self.in_time = in_time
+
+
+class Unavailable(SaccadeError):
+    """Nobody here answers now: starting, draining or not ready."""
+
+
+class DeadlineExceeded(SaccadeError):
+    """The caller's deadline passed before the answer was there."""
+
+
+class Cancelled(SaccadeError):
+    """The caller left before the answer was there."""
+
+
+class InferenceFailed(SaccadeError):
+    """The model could not compute the batch; the log says why."""
+
+
+class ModelRejected(SaccadeError):
+    """A model file that cannot be served; the text says why."""
+
+
+class SetupError(SaccadeError):
+    """The command cannot do its work as things are; the text says what to do about it."""

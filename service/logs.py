@@ -1,0 +1,86 @@
+"""Log lines: one event and its fields a line, for people (console) or for programs (json)."""
+
+import json
+import logging
+import math
+import sys
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Literal, TextIO
+
+LogFormat = Literal["console", "json"]
+
+_logger = logging.getLogger("saccade")
+_lock = threading.Lock()
+_sometimes: dict[str, tuple[float, int]] = {}
+"""For each event when it was logged last, and how many were left out since."""
+
+
+def info(event: str, **fields: object) -> None:
+    """Log something that an operator wants to know."""
+    _logger.info(event, extra={"fields": fields})
+
+
+def warning(event: str, **fields: object) -> None:
+    """Log something that an operator may have to act on."""
+    _logger.warning(event, extra={"fields": fields})
+
+
+def sometimes(event: str, clock: Callable[[], float] = time.monotonic, **fields: object) -> None:
+    """Log what may happen thousands of times a second: one line a second an event, with how many it stands for."""
+    with _lock:
+        now = clock()
+        last, left_out = _sometimes.get(event, (-math.inf, 0))
+        if 0 <= now - last < 1.0:
+            _sometimes[event] = (last, left_out + 1)
+            return
+        _sometimes[event] = (now, 0)
+    warning(event, **fields, times=left_out + 1)
+
+
+def failure(event: str, exception: BaseException, **fields: object) -> None:
+    """Log a failure with its stack."""
+    _logger.error(event, extra={"fields": fields}, exc_info=exception)
+
+
+def setup(log_format: LogFormat, file: TextIO | None = None) -> None:
+    """Send log lines to a file, standard error if none is given; call it once, when the process starts."""
+    stream = logging.StreamHandler(file or sys.stderr)
+    stream.setFormatter(_Json() if log_format == "json" else _Console())
+    _logger.handlers = [stream]
+    _logger.setLevel(logging.INFO)
+    _logger.propagate = False
+
+
+class _Console(logging.Formatter):
+    """`12:04:05 INFO  model ready  model=lenet5 version=1`, values quoted where they hold anything but plain text."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        clock = datetime.fromtimestamp(record.created, UTC).astimezone().strftime("%H:%M:%S")
+        fields = " ".join(f"{key}={_escaped(value)}" for key, value in _fields(record).items())
+        line = f"{clock} {record.levelname:<7} {record.getMessage()}  {fields}".rstrip()
+        # Indented, so that no line of a stack can pose as an event of its own.
+        stack = self.formatException(record.exc_info).splitlines() if record.exc_info else []
+        return "\n".join([line, *(f"    {part}" for part in stack)])
+
+
+class _Json(logging.Formatter):
+    """One JSON object a line: time, level, event, the fields, and the stack of a failure."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        entry = {"time": time, "level": record.levelname.lower(), "event": record.getMessage(), **_fields(record)}
+        if record.exc_info:
+            entry["stack"] = self.formatException(record.exc_info)
+        return json.dumps(entry, default=str)
+
+
+def _fields(record: logging.LogRecord) -> dict[str, object]:
+    return getattr(record, "fields", {})
+
+
+def _escaped(value: object) -> str:
+    text = str(value)
+    return text if text.isprintable() and " " not in text and text else json.dumps(text)
