@@ -1,0 +1,118 @@
+"""saccade.v1.ImageClassifier: protobuf in, Python through, protobuf out; no decisions."""
+
+from functools import partial
+
+from service import image
+from service.errors import InvalidInput
+from service.metrics import Metrics
+from service.model import Answer, Facts, Picture
+from service.repository import Repository, State, Version
+from service.rpc.interceptors import Call, Handler, guard
+from service.rpc.pb.saccade.v1 import classifier_pb2 as pb
+from service.rpc.pools import Pools
+
+SERVICE = pb.DESCRIPTOR.services_by_name["ImageClassifier"].full_name
+
+_STATES = {
+    State.LOADING: pb.LOADING,
+    State.READY: pb.READY,
+    State.FAILED: pb.FAILED,
+    State.DRAINING: pb.DRAINING,
+}
+
+
+class Classifier:
+    """The methods of the service.
+
+    Args:
+        repository: where the models are.
+    """
+
+    def __init__(self, repository: Repository) -> None:
+        self._repository = repository
+
+    def classify(self, request: pb.ClassifyRequest, call: Call) -> pb.ClassifyResponse:
+        """Answer Classify."""
+        model = self._repository.find(request.model, request.version)
+        call.model, call.id = model.facts.name, request.id
+        answer = model.classify(pictures_of(request), top_k=request.top_k, deadline=call.deadline, watch=call.watch)
+        return response_of(answer, model.facts, request.id)
+
+    def list_models(self, _: pb.ListModelsRequest, __: Call) -> pb.ListModelsResponse:
+        """Answer ListModels."""
+        default = self._repository.default()
+        return pb.ListModelsResponse(
+            models=[
+                _model(entry, default=default is not None and entry.model is default)
+                for entry in self._repository.versions()
+            ]
+        )
+
+    def handlers(self, pools: Pools, metrics: Metrics, *, access_log: bool) -> dict[str, Handler]:
+        """Return the gRPC handler of each method by its name."""
+        guarded = partial(guard, metrics=metrics, access_log=access_log)
+        return {
+            "Classify": guarded(self.classify, pb.ClassifyRequest, method="Classify", pool=pools.calls),
+            "ListModels": guarded(self.list_models, pb.ListModelsRequest, method="ListModels", pool=pools.control),
+        }
+
+
+def pictures_of(request: pb.ClassifyRequest) -> list[Picture]:
+    """Return the pictures of a request.
+
+    Raises:
+        InvalidInput: one of them holds nothing.
+    """
+    return [_picture(number, picture) for number, picture in enumerate(request.images)]
+
+
+def _picture(number: int, picture: pb.Image) -> Picture:
+    source = picture.WhichOneof("source")
+    if source == "encoded":
+        return picture.encoded
+    if source == "pixels":
+        pixels = picture.pixels
+        return image.Pixels(pixels.height, pixels.width, pixels.channels, pixels.data)
+    raise InvalidInput(f"images[{number}]", "holds neither `encoded` nor `pixels`")
+
+
+def response_of(answer: Answer, facts: Facts, request_id: str) -> pb.ClassifyResponse:
+    """Return the message of an answer; filled in place, which takes half the time of nested constructors."""
+    message = pb.ClassifyResponse(model=facts.name, version=str(facts.version), id=request_id)
+    for row in answer.classifications:
+        add = message.classifications.add().categories.add
+        for best in row:
+            add(index=best.index, label=best.label, probability=best.probability)
+    timing = message.timing
+    timing.decode_ms = answer.decode * 1000
+    timing.queue_ms = answer.queue * 1000
+    timing.inference_ms = answer.inference * 1000
+    timing.batch_size = answer.batch_size
+    return message
+
+
+def _model(entry: Version, *, default: bool) -> pb.Model:
+    message = pb.Model(
+        name=entry.name, version=str(entry.version), state=_STATES[entry.state], reason=entry.reason, default=default
+    )
+    if entry.model is None:
+        return message
+    facts, manifest = entry.model.facts, entry.model.manifest
+    message.MergeFrom(
+        pb.Model(
+            reason=entry.model.notice,
+            verified=facts.verified,
+            architecture=manifest.architecture,
+            provider=facts.provider,
+            precision=facts.precision,
+            height=manifest.preprocessing.height,
+            width=manifest.preprocessing.width,
+            channels=manifest.preprocessing.channels,
+            labels=manifest.labels,
+            accuracy=manifest.accuracy or 0.0,
+            data=manifest.data,
+            sha256=facts.sha256,
+            max_batch_size=entry.model.max_batch_size,
+        )
+    )
+    return message

@@ -1,0 +1,268 @@
+"""Builds the server top to bottom; starts it, keeps its health true, drains it."""
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from queue import SimpleQueue
+from types import FrameType
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+from service import logs
+from service.budget import PixelBudget
+from service.config import Settings
+from service.errors import SetupError
+from service.metrics import Metrics
+from service.model import Options, load_model
+from service.repository import RESERVED, Load, Repository
+from service.rpc import classifier
+from service.rpc.interceptors import Gate
+from service.rpc.pools import Pools
+from service.rpc.streams import Streams
+from service.session import check_runtime
+
+BUNDLED = Path(__file__).parent / "bundled/models"
+BUNDLED_DEFAULT = "lenet5-mnist"
+
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+_REFUSE_SECONDS = 0.5
+"""How long new calls are answered UNAVAILABLE before gRPC stops: it answers CANCELLED in a race, 122 times in 20 stops
+without this and once in 15 with it."""
+_FLUSH_SECONDS = 0.2
+"""How long the last answers may take to leave after their handlers returned, before idle streams are cut."""
+
+
+class _Health(health.HealthServicer):
+    """Health whose Watches may end while a status is sent.
+
+    The library takes its lock on gRPC's polling thread when a Watch ends, and holds it while a status is sent, which
+    ends only by that thread: each would wait for the other for ever. So the end of a Watch is handed to another thread.
+    """
+
+    def __init__(self, pool: ThreadPoolExecutor) -> None:
+        super().__init__(experimental_non_blocking=True, experimental_thread_pool=None)
+        self._pool = pool
+
+    def _on_close_callback(self, send_response_callback: Any, service: str) -> Callable[[], None]:  # noqa: ANN401
+        close = super()._on_close_callback(send_response_callback, service)  # type: ignore[misc]
+
+        def hand_over() -> None:
+            with contextlib.suppress(RuntimeError):  # the pool is gone, and so is the server
+                self._pool.submit(close)
+
+        return hand_over
+
+
+def open_repository(settings: Settings, metrics: Metrics, load: Load | None = None) -> Repository:
+    """Return the model repository that the settings mean, the bundled one if they name none; nothing is loaded yet."""
+    options = Options(
+        provider=settings.provider,
+        intra_op_threads=settings.intra_op_threads,
+        max_batch_size=settings.max_batch_size,
+        queue_size=settings.queue_size,
+        queue_delay_ms=settings.queue_delay_ms,
+        max_pixels=settings.max_pixels,
+        budget=PixelBudget(settings.decode_pixels),
+    )
+    return Repository(
+        settings.repository or BUNDLED,
+        load or partial(load_model, options=options, metrics=metrics),
+        keep_versions=settings.keep_versions,
+        default_model=settings.default_model or (None if settings.repository else BUNDLED_DEFAULT),
+        metrics=metrics,
+    )
+
+
+class Server:
+    """One server: gRPC on one port, metrics on another.
+
+    Args:
+        settings: see service.config.
+        load: loads one version; a test passes a fake.
+        metrics: what it counts into; its own if none are given.
+    """
+
+    def __init__(self, settings: Settings, *, load: Load | None = None, metrics: Metrics | None = None) -> None:
+        self._settings = settings
+        self.metrics = metrics or Metrics(most_labels=settings.metrics_labels)
+        self._drained = False
+        self.repository = open_repository(settings, self.metrics, load)
+        self._pools = Pools(calls=settings.queue_size + 2 * settings.max_batch_size, streams=settings.max_streams)
+        self._health = _Health(self._pools.control)
+        self._health.set("", _NOT_SERVING)
+        handlers = classifier.Classifier(self.repository).handlers(
+            self._pools, self.metrics, access_log=settings.access_log
+        )
+        self._streams = Streams(self.repository, self.metrics, idle=settings.stream_idle)
+        handlers["ClassifyStream"] = self._streams.handler(self._pools.streams)
+        pools = {"Classify": self._pools.calls, "ClassifyStream": self._pools.streams}
+        guarded = {f"/{classifier.SERVICE}/{name}": pools.get(name) for name in handlers}
+        self._gate = Gate(self._pools, self.metrics, guarded)
+        # The default pool is the control pool: what does not ask for another, like health, is never kept waiting.
+        self._grpc = grpc.server(self._pools.control, interceptors=[self._gate], options=_channel_options(settings))
+        generic = grpc.method_handlers_generic_handler(classifier.SERVICE, handlers)
+        self._grpc.add_generic_rpc_handlers((generic,))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
+        if settings.reflection:
+            _add_reflection(self._grpc, self._pools)
+        self.grpc_port = self.metrics_port = 0
+        self._stop_metrics: Callable[[], None] = lambda: None
+
+    def start(self) -> None:
+        """Listen, load every model, and report what there is.
+
+        Raises:
+            SetupError: a port is taken, the repository cannot be read, or ONNX Runtime is missing.
+        """
+        started = time.monotonic()
+        runtime = check_runtime()
+        self.repository.scan()
+        self.metrics_port, self._stop_metrics = self.metrics.serve(self._settings.host, self._settings.metrics_port)
+        self.grpc_port = self._listen()
+        self._report_health()
+        self.repository.load_all()
+        self._report_health()
+        ready = self.ready()
+        logs.info(
+            "ready" if ready else "not ready",
+            grpc_port=self.grpc_port,
+            metrics_port=self.metrics_port,
+            models=sorted(name for name, served in self.repository.readiness().items() if served),
+            runtime=runtime,
+            seconds=round(time.monotonic() - started, 3),
+        )
+
+    def ready(self) -> bool:
+        """Return whether the whole server counts as ready, by `--ready` and `--allow-empty`."""
+        served = list(self.repository.readiness().values())
+        if not served:
+            return self._settings.allow_empty
+        return all(served) if self._settings.ready == "all" else any(served)
+
+    def drain(self, *, delay: float, refuse: float = _REFUSE_SECONDS) -> None:
+        """Stop so that no accepted call is lost: see the design's "Drain".
+
+        Args:
+            delay: seconds to go on serving while callers learn that this server leaves.
+            refuse: seconds to answer new calls UNAVAILABLE before gRPC stops.
+        """
+        if self._drained:
+            return
+        self._drained = True
+        logs.info("draining", delay=delay)
+        self._health.enter_graceful_shutdown()
+        time.sleep(delay)
+        self._gate.close()
+        time.sleep(refuse)
+        stopped = self._grpc.stop(self._settings.grace)
+        self._streams.drain()
+        self._pools.calls.wait_idle(self._settings.grace)
+        self._pools.streams.wait_idle(self._settings.grace)
+        stopped.wait(_FLUSH_SECONDS)
+        self._grpc.stop(None)  # idle Watches, reflection: one of them alone would hold stop(grace) to its end
+        self.repository.close(self._settings.grace)
+        self._stop_metrics()
+        self._pools.shutdown()
+        logs.info("stopped")
+
+    def _listen(self) -> int:
+        host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
+        try:
+            port = self._grpc.add_insecure_port(f"{host}:{self._settings.grpc_port}")
+        except RuntimeError:
+            port = 0
+        if not port:
+            self._stop_metrics()
+            raise SetupError(
+                f"--grpc-port {self._settings.grpc_port} on {self._settings.host} cannot be had; is it taken? "
+                "Choose another, or 0 for a free one"
+            )
+        self._grpc.start()
+        return port
+
+    def _report_health(self) -> None:
+        readiness = self.repository.readiness()
+        overall = _SERVING if self.ready() else _NOT_SERVING
+        for service in ("", classifier.SERVICE):
+            self._health.set(service, overall)
+        for name, served in readiness.items():
+            self._health.set(name, _SERVING if served else _NOT_SERVING)
+        self._health.set(RESERVED, _SERVING)
+
+
+class StopSignals:
+    """Tells which signal asks the process to stop; once one came, the next ends the process at once.
+
+    A queue in C, because its `put` may interrupt its own `get`: an Event's lock is held for a moment before it waits,
+    and a handler that came just then waited for that lock for ever.
+
+    Args:
+        numbers: the signals.
+    """
+
+    def __init__(self, numbers: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGINT)) -> None:
+        self._numbers = numbers
+        self._received: SimpleQueue[int] = SimpleQueue()
+
+    def listen(self) -> None:
+        """Take the signals; only the main thread may."""
+        for number in self._numbers:
+            signal.signal(number, self._receive)
+
+    def wait(self) -> int:
+        """Return the first signal that came."""
+        return self._received.get()
+
+    def _receive(self, number: int, _: FrameType | None) -> None:
+        for each in self._numbers:
+            signal.signal(each, signal.SIG_DFL)
+        self._received.put(number)
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM (drains after `drain_delay`) or SIGINT (drains at once); a second signal ends the process.
+
+    Raises:
+        SetupError: see `Server.start`.
+    """
+    stop = StopSignals()
+    stop.listen()
+    server = Server(settings)
+    server.start()
+    server.drain(delay=settings.drain_delay if stop.wait() == signal.SIGTERM else 0.0)
+
+
+def _channel_options(settings: Settings) -> list[tuple[str, int]]:
+    message_bytes = settings.max_message_mb * 1024 * 1024
+    return [
+        ("grpc.max_receive_message_length", message_bytes),
+        ("grpc.max_send_message_length", message_bytes),
+        ("grpc.so_reuseport", 0),  # a second server on the same port would take half of the calls without an error
+    ]
+
+
+def _add_reflection(server: grpc.Server, pools: Pools) -> None:
+    """Register reflection; each open stream holds a thread, so they have a pool of their own."""
+    names = [classifier.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME]
+    servicer = reflection.ReflectionServicer(service_names=names)
+
+    def behavior(requests: Any, context: grpc.ServicerContext) -> Any:  # noqa: ANN401 - typed as returning nothing
+        return servicer.ServerReflectionInfo(requests, context)
+
+    behavior.experimental_thread_pool = pools.reflection  # type: ignore[attr-defined]
+    handler = grpc.stream_stream_rpc_method_handler(
+        behavior,
+        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler(reflection.SERVICE_NAME, {"ServerReflectionInfo": handler}),)
+    )
