@@ -1,0 +1,150 @@
+"""The classify command: pictures from files, folders and standard input to rows of labels."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from service.client import Category, Client
+from service.errors import InvalidInput, SaccadeError, SetupError
+
+STDIN = Path("-")
+EXAMPLES = Path(__file__).parent / "bundled/pictures"
+"""Ten drawn digits, for whoever has no picture at hand."""
+SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+"""What a folder's pictures end in; a file that is named is taken whatever its name."""
+CALLERS = 8
+_BAR = 8
+"""Characters of a bar that stands for a probability of 1."""
+_NAME = 36
+"""Characters of a picture's name that are shown, its end."""
+
+Classify = Callable[[bytes], tuple[str, str, Sequence[Category]]]
+"""Classifies one encoded picture: (model, version, categories)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What one picture gave: its categories, or why there are none."""
+
+    picture: str
+    model: str = ""
+    version: str = ""
+    categories: Sequence[Category] = ()
+    error: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the row for a program: its categories, or its error."""
+        if self.error:
+            return {"picture": self.picture, "error": self.error}
+        categories = [asdict(category) for category in self.categories]
+        return {"picture": self.picture, "model": self.model, "version": self.version, "categories": categories}
+
+
+def pictures(paths: Sequence[Path]) -> list[Path]:
+    """Return the files that the paths mean; the pictures of a folder, those below it too, by name.
+
+    Raises:
+        SetupError: a path does not exist, or a folder has no pictures.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(entry for entry in path.rglob("*") if entry.suffix.lower() in SUFFIXES and entry.is_file())
+            if not inside:
+                raise SetupError(f"{path} has no pictures; they end in {', '.join(sorted(SUFFIXES))}")
+            found += inside
+        elif path == STDIN or path.exists():
+            found.append(path)
+        else:
+            raise SetupError(f"{path} does not exist")
+    return found
+
+
+def rows(paths: Sequence[Path], classify: Classify) -> Iterator[Row]:
+    """Yield a row for each file, in order; several are under way at once, and a bad one is a row like the others."""
+
+    def row(path: Path) -> Row:
+        try:
+            encoded = sys.stdin.buffer.read() if path == STDIN else path.read_bytes()
+            return Row(str(path), *classify(encoded))
+        except InvalidInput as error:
+            return Row(str(path), error=error.reason if error.field.startswith("images[") else str(error))
+        except OSError as error:
+            return Row(str(path), error=f"cannot be read: {error.strerror}")
+
+    with ThreadPoolExecutor(CALLERS) as callers:
+        yield from callers.map(row, paths)
+
+
+@contextmanager
+def by_server(addresses: Sequence[str], *, model: str, version: str, top_k: int, timeout: float) -> Iterator[Classify]:
+    """Give a function that asks a server."""
+
+    def ask(encoded: bytes) -> tuple[str, str, Sequence[Category]]:
+        answer = client.classify(encoded, model=model, version=version, top_k=top_k)
+        return answer.model, answer.version, answer.classifications[0]
+
+    with Client(*addresses, timeout=timeout) as client:
+        yield ask
+
+
+@contextmanager
+def in_process(repository: Path | None, *, model: str, version: str, top_k: int) -> Iterator[Classify]:
+    """Give a function that runs the model in this process: the server's own path without the server.
+
+    Raises:
+        SetupError: the repository cannot be read.
+        SaccadeError: no such model or version, or it failed.
+    """
+    from service.config import load_settings
+    from service.metrics import Metrics
+    from service.server import open_repository
+
+    opened = open_repository(load_settings(repository=repository), Metrics())
+    opened.scan()
+    opened.load_all()
+    chosen = opened.find(model, version)
+
+    def ask(encoded: bytes) -> tuple[str, str, Sequence[Category]]:
+        answer = chosen.classify([encoded], top_k=top_k)
+        best = [Category(entry.index, entry.label, entry.probability) for entry in answer.classifications[0]]
+        return chosen.facts.name, str(chosen.facts.version), best
+
+    try:
+        yield ask
+    finally:
+        opened.close(seconds=1.0)
+
+
+def print_table(found: Sequence[Row], top_k: int) -> None:
+    """Print the rows for people, each label with a bar as long as it is probable."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    places = max((len(row.categories) for row in found), default=top_k)
+    names = {f"{row.model} version {row.version}" for row in found if not row.error}
+    table = Table("picture", *(f"{place}." for place in range(1, places + 1)), title=", ".join(sorted(names)) or None)
+    for row in found:
+        cells = [f"[red]{row.error}[/red]"] if row.error else [_cell(category) for category in row.categories]
+        name = row.picture if len(row.picture) <= _NAME else "…" + row.picture[1 - _NAME :]
+        table.add_row(escape(name), *cells)
+    Console().print(table)
+
+
+def _cell(category: Category) -> str:
+    from rich.markup import escape
+
+    halves = round(2 * category.probability * _BAR)
+    bar = "█" * (halves // 2) + "▌" * (halves % 2)
+    return f"{escape(category.label)} {category.probability:.1%} [cyan]{bar}[/cyan]"
+
+
+def failed(found: Sequence[Row]) -> SaccadeError | None:
+    """Return the error of the command as a whole: how many pictures gave none."""
+    bad = sum(bool(row.error) for row in found)
+    return SetupError(f"{bad} of {len(found)} pictures could not be classified") if bad else None

@@ -1,0 +1,1 @@
+"""The load generator: a client-side room that knows nothing of the server."""
