@@ -1,0 +1,44 @@
+"""What metrics cost a call: everything that one Classify records, against the bare loop in the same run.
+
+python -m tests.benchmarks.metrics_cost
+"""
+
+import sys
+import time
+from collections.abc import Callable
+
+from service.metrics import Metrics
+from service.model import Facts
+
+CALLS = 20_000
+ROUNDS = 7
+
+
+def microseconds(call: Callable[[], None]) -> float:
+    """Return the fastest round's microseconds a call."""
+    fastest = float("inf")
+    for _ in range(ROUNDS):
+        started = time.perf_counter()
+        for _ in range(CALLS):
+            call()
+        fastest = min(fastest, (time.perf_counter() - started) / CALLS * 1e6)
+    return fastest
+
+
+def main() -> None:
+    """Print the row."""
+    metrics = Metrics()
+    facts = Facts("lenet5", 1, "cpu", "fp32", verified=True, sha256="")
+    version = metrics.version(facts, [str(digit) for digit in range(10)], lambda: 0)
+
+    def record() -> None:
+        version.batch(1)
+        version.answer(decode=0.0001, queue=0.0001, inference=0.0003, top=[(3, 0.99)])
+        metrics.call("lenet5", "Classify", "OK", 0.001)
+
+    bare = microseconds(lambda: None)
+    sys.stdout.write(f"metrics: {microseconds(record) - bare:.1f} us a call of one picture (goal: at most 5)\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""Fixtures that every test may use."""
+
+import io
+import json
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from service import logs
+from service.client import Client
+from service.config import load_settings
+from service.metrics import Metrics
+from service.repository import Load
+from service.server import Server
+from tests.fakes import HeldLoad
+from tests.onnx_models import write_model
+
+StartServer = Callable[..., Server]
+Connect = Callable[..., Client]
+Channel = Callable[[Server], grpc.Channel]
+Lines = Callable[[], list[dict[str, Any]]]
+
+
+@pytest.fixture
+def lines() -> Iterator[Lines]:
+    """Return what gives the log lines since it was asked last, as objects."""
+    logger = logging.getLogger("saccade")
+    before = (logger.handlers, logger.level, logger.propagate)
+    file = io.StringIO()
+    logs.setup("json", file)
+
+    def read() -> list[dict[str, Any]]:
+        found = [json.loads(line) for line in file.getvalue().splitlines()]
+        file.seek(0)
+        file.truncate()
+        return found
+
+    yield read
+    logger.handlers, logger.level, logger.propagate = before
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """Return a model repository with one small, right model: linear, version 1."""
+    root = tmp_path / "models"
+    write_model(root / "linear" / "1")
+    return root
+
+
+@pytest.fixture
+def start_server() -> Iterator[StartServer]:
+    """Return what starts a server on free ports of this machine; all are drained in the end."""
+    servers = []
+
+    def start(
+        repository: Path, *, load: Load | None = None, metrics: Metrics | None = None, **settings: object
+    ) -> Server:
+        given = {"repository": repository, "host": "127.0.0.1", "grpc_port": 0, "metrics_port": 0, **settings}
+        metrics = metrics or Metrics()
+        if isinstance(load, HeldLoad):
+            load.metrics = metrics
+        server = Server(load_settings(**given), load=load, metrics=metrics)
+        server.start()
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        server.drain(delay=0, refuse=0)
+
+
+@pytest.fixture
+def connect() -> Iterator[Connect]:
+    """Return what makes a client of servers; all are closed in the end."""
+    clients = []
+
+    def make(*servers: Server, timeout: float = 10.0) -> Client:
+        client = Client(*(f"127.0.0.1:{server.grpc_port}" for server in servers), timeout=timeout)
+        clients.append(client)
+        return client
+
+    yield make
+    for client in clients:
+        client.close()
+
+
+@pytest.fixture
+def channel() -> Iterator[Channel]:
+    """Return what makes a bare gRPC channel to a server, for statuses as they are on the wire."""
+    channels = []
+
+    def make(server: Server) -> grpc.Channel:
+        channels.append(grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}", [("grpc.enable_retries", 0)]))
+        return channels[-1]
+
+    yield make
+    for opened in channels:
+        opened.close()

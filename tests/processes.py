@@ -1,0 +1,82 @@
+"""Runs the `saccade` command as its users do: as a process of its own."""
+
+import json
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tests.fakes import WAIT
+
+SACCADE = [sys.executable, "-W", "error", "-m", "service.cli"]
+
+
+def run(*arguments: str, cwd: Path | None = None, seconds: float = 60) -> subprocess.CompletedProcess[str]:
+    """Run `saccade ARGUMENTS` to its end and return what it printed and its exit code."""
+    return subprocess.run([*SACCADE, *arguments], cwd=cwd, capture_output=True, text=True, timeout=seconds, check=False)
+
+
+class ServerProcess:
+    """`saccade serve` on free ports, of a repository or of the bundled models; its log lines are kept as objects."""
+
+    def __init__(self, repository: Path | None, *flags: str, cwd: Path | None = None) -> None:
+        command = [*SACCADE, "serve", "--host", "127.0.0.1", "--log-format", "json"]
+        command += ["--repository", str(repository)] if repository else []
+        command += ["--grpc-port", "0", "--metrics-port", "0", "--drain-delay", "0", *flags]
+        self.started = time.monotonic()
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=cwd)
+        self.lines: list[dict[str, Any]] = []
+        self._events: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        ready = self.wait_for("ready")
+        self.seconds_to_ready = time.monotonic() - self.started
+        self.grpc_port, self.metrics_port = ready["grpc_port"], ready["metrics_port"]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self._reader.join(WAIT)
+        if self.process.stderr:
+            self.process.stderr.close()
+
+    @property
+    def address(self) -> str:
+        """Where its gRPC listens."""
+        return f"127.0.0.1:{self.grpc_port}"
+
+    def wait_for(self, event: str) -> dict[str, Any]:
+        """Return the log line of the next such event."""
+        while True:
+            entry = self._events.get(timeout=WAIT)
+            assert entry is not None, f"the server ended before {event!r}; its log: {self.lines}"
+            if entry["event"] == event:
+                return entry
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self.process.send_signal(signal.SIGTERM)
+
+    def _read(self) -> None:
+        for line in self.process.stderr or ():
+            entry = json.loads(line) if line.startswith("{") else {"event": "raw", "line": line}
+            self.lines.append(entry)
+            self._events.put(entry)
+        self._events.put(None)
+
+
+def mapped_files(pid: int) -> Sequence[str]:
+    """Return the files that a process has mapped into its memory."""
+    return Path(f"/proc/{pid}/maps").read_text().splitlines()

@@ -1,0 +1,120 @@
+"""Who may import whom; the layers of the house, from the ground up."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+SERVER = [
+    ["service.errors", "service.logs"],
+    ["service.budget", "service.config", "service.formats", "service.manifest", "service.rpc.pb", "service.rpc.pools"],
+    ["service.metrics"],
+    ["service.image", "service.session", "service.batcher"],
+    ["service.model"],
+    ["service.repository"],
+    ["service.rpc.interceptors"],
+    ["service.rpc.classifier"],
+    ["service.rpc.streams"],
+    ["service.server"],
+    ["service.load"],
+    ["service.classify"],
+    ["service.cli"],
+]
+BOTH_SIDES = {"service.classify", "service.cli"}
+CLIENT = [["service.errors", "service.rpc.pb"], ["service.client"], ["service.cli"]]
+EXPORT_MAY_USE = {
+    "service.manifest",
+    "service.image",
+    "service.session",
+    "service.model",
+    "service.errors",
+    "service.client",
+}
+OWNERS = {
+    "onnxruntime": {"service/session.py"},
+    "PIL": {"service/image.py"},
+    "prometheus_client": {"service/metrics.py"},
+    "typer": {"service/cli.py", "export/cli.py"},
+}
+FORBIDDEN_TO_SERVE = {"torch", "onnx", "onnxscript", "sklearn", "matplotlib", "export"}
+
+
+def sources(package: str) -> list[Path]:
+    """Return the hand-written modules of a package."""
+    return [path for path in sorted((ROOT / package).rglob("*.py")) if "pb" not in path.parts]
+
+
+def module_of(path: Path) -> str:
+    """Return the dotted name of a file."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Yield the dotted names that a file imports, those inside functions too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def layer(layers: list[list[str]], name: str) -> int | None:
+    """Return the number of the layer that a dotted name belongs to; None for other people's code."""
+    return next(
+        (
+            number
+            for number, rooms in enumerate(layers)
+            for room in rooms
+            if name == room or name.startswith(f"{room}.")
+        ),
+        None,
+    )
+
+
+@pytest.mark.parametrize("path", sources("service"), ids=module_of)
+def test_service_imports_only_what_lies_below(path: Path) -> None:
+    """Each module of the server imports only from the layers before its own."""
+    name = module_of(path)
+    if name in {"service", "service.rpc"}:
+        assert not list(imports(path))
+        return
+    layers = CLIENT if name == "service.client" else SERVER
+    own = layer(layers, name)
+    assert own is not None, f"{name} has no layer; give it a room in tests/test_layers.py"
+    for imported in imports(path):
+        if imported.startswith("service.") and not (name in BOTH_SIDES and imported.startswith("service.client.")):
+            below = layer(layers, imported)
+            assert below is not None, f"{name} imports {imported}, which is not of its side"
+            assert below < own, f"{name} imports {imported}, which is not below it"
+
+
+@pytest.mark.parametrize("path", sources("service"), ids=module_of)
+def test_service_never_names_the_training_stage(path: Path) -> None:
+    """Nothing of the server imports export, torch or onnx, not even inside a function."""
+    assert not {name.split(".")[0] for name in imports(path)} & FORBIDDEN_TO_SERVE
+
+
+@pytest.mark.parametrize("path", sources("export"), ids=module_of)
+def test_export_uses_only_its_part_of_service(path: Path) -> None:
+    """The training stage imports manifest, image, session, model, errors and client of the service, nothing else."""
+    used = {".".join(name.split(".")[:2]) for name in imports(path) if name.startswith("service.")}
+    assert used <= EXPORT_MAY_USE
+
+
+@pytest.mark.parametrize("library", OWNERS)
+def test_a_library_has_its_owner(library: str) -> None:
+    """onnxruntime, Pillow, prometheus_client and typer are imported by their owners only."""
+    users = {
+        str(path.relative_to(ROOT))
+        for path in (*sources("service"), *sources("export"))
+        if library in {name.split(".")[0] for name in imports(path)}
+    }
+    assert users <= OWNERS[library]
+
+
+def test_rpc_package_is_empty() -> None:
+    """service/rpc/__init__.py stays empty, so that importing the generated code imports nothing else."""
+    assert (ROOT / "service/rpc/__init__.py").read_text() == ""

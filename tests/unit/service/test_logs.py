@@ -1,0 +1,154 @@
+import json
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from service import logs
+
+HOSTILE = [
+    "a b",
+    "",
+    "a\nb",
+    "a\rb",
+    "a\x1b[31mb",
+    "a\x00b",
+    "a\tb",
+    "a\x85b",
+    "a\u2028b",
+    "a\u202eb",
+    "\ud800",
+    "x\n12:00:00 INFO     model ready  model=evil",
+]
+
+
+@pytest.fixture(autouse=True)
+def logger() -> Iterator[logging.Logger]:
+    """Return the service's logger; what `setup` does to it is undone."""
+    logger = logging.getLogger("saccade")
+    before = logger.handlers, logger.level, logger.propagate
+    yield logger
+    logger.handlers, logger.level, logger.propagate = before
+
+
+def raised(text: str) -> ValueError:
+    """Return an exception that was raised, with its stack."""
+    try:
+        raise ValueError(text)
+    except ValueError as error:
+        return error
+
+
+def test_console_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """A console line has clock, level, event and fields."""
+    logs.setup("console")
+    logs.info("model ready", model="lenet5", version=1)
+    assert re.fullmatch(r"\d\d:\d\d:\d\d INFO    model ready  model=lenet5 version=1\n", capsys.readouterr().err)
+
+
+def test_console_without_fields(capsys: pytest.CaptureFixture[str]) -> None:
+    """A console line without fields ends where the event ends."""
+    logs.setup("console")
+    logs.warning("draining")
+    assert capsys.readouterr().err.endswith("WARNING draining\n")
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+def test_console_quotes(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The console quotes a value that holds spaces or control characters, or nothing, so that it reads back whole."""
+    logs.setup("console")
+    logs.info("event", value=value)
+    assert json.loads(capsys.readouterr().err.split("value=")[1]) == value
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+def test_console_one_line(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """One event is one console line, and printable, whatever its values hold."""
+    logs.setup("console")
+    logs.info("event", first=value, last=1)
+    line = capsys.readouterr().err
+    assert line.endswith(" last=1\n")
+    assert line[:-1].isprintable()
+
+
+@pytest.mark.parametrize("value", ["lenet5", "/models/a/1/model.onnx", "größe", 3, 0.5, True, Path("a/b")])
+def test_console_plain(value: object, capsys: pytest.CaptureFixture[str]) -> None:
+    """The console leaves a value without spaces as it is."""
+    logs.setup("console")
+    logs.info("event", value=value)
+    assert capsys.readouterr().err.endswith(f" value={value}\n")
+
+
+def test_console_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    """A failure on the console ends with its stack."""
+    logs.setup("console")
+    logs.failure("load failed", raised("why"), model="lenet5")
+    first, *stack = capsys.readouterr().err.splitlines()
+    assert first.endswith("ERROR   load failed  model=lenet5")
+    assert stack[0].endswith("Traceback (most recent call last):")
+    assert stack[-1].endswith("ValueError: why")
+
+
+def test_console_failure_cannot_pose_as_an_event(capsys: pytest.CaptureFixture[str]) -> None:
+    """The text of an exception cannot pass for another event: no line but the first looks like one."""
+    logs.setup("console")
+    logs.failure("load failed", raised("x\n12:00:00 INFO    model ready  model=evil"))
+    assert len(re.findall(r"^\d\d:\d\d:\d\d ", capsys.readouterr().err, re.MULTILINE)) == 1
+
+
+def test_json_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """A JSON line carries level, event and the fields with their types."""
+    logs.setup("json")
+    logs.info("model ready", model="lenet5", version=1, verified=True)
+    entry = json.loads(capsys.readouterr().err)
+    del entry["time"]
+    assert entry == {"level": "info", "event": "model ready", "model": "lenet5", "version": 1, "verified": True}
+
+
+def test_json_time(capsys: pytest.CaptureFixture[str]) -> None:
+    """A JSON line's time is UTC, to the millisecond."""
+    logs.setup("json")
+    logs.info("event")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", json.loads(capsys.readouterr().err)["time"])
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+def test_json_one_line(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """One event is one JSON line that gives each value back, whatever it holds."""
+    logs.setup("json")
+    logs.info("event", value=value)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert json.loads(line)["value"] == value
+
+
+def test_json_other_types(capsys: pytest.CaptureFixture[str]) -> None:
+    """A value that JSON has no type for becomes its text."""
+    logs.setup("json")
+    logs.info("event", path=Path("a/b"))
+    assert json.loads(capsys.readouterr().err)["path"] == "a/b"
+
+
+def test_json_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    """A failure as JSON carries its stack, still in one line."""
+    logs.setup("json")
+    logs.failure("load failed", raised("why\nnot"))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "ValueError: why\nnot" in json.loads(line)["stack"]
+
+
+@pytest.mark.parametrize("log_format", ["console", "json"])
+def test_setup_twice(log_format: logs.LogFormat, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each event is written once, even if `setup` was called twice."""
+    logs.setup("console")
+    logs.setup(log_format)
+    logs.info("event")
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_standard_output_is_free(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is logged to standard output: that is the commands'."""
+    logs.setup("console")
+    logs.info("event")
+    assert capsys.readouterr().out == ""
