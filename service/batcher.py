@@ -1,36 +1,23 @@
 """Dynamic batching: many requests in, few batches out; queue, deadlines, admission. Standard library only.
 
-The batch that runs is the timer: while one runs, the next one gathers, so nothing ever waits for company. A caller
+The batch that runs is the timer: while one runs, the next one gathers, so nothing ever waits for company. A request
 first reserves its places (`admit`), which is refused at once when they cannot be had or its deadline cannot be met;
-then does its own work; then submits. Each waits on a raw lock of its own, which costs a third of a condition variable.
+then its pictures are made ready; then it starts. No thread waits for it: whoever ends it tells its caller.
 """
 
+import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from math import ceil
 from types import TracebackType
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 
-from service.errors import (
-    Cancelled,
-    DeadlineExceeded,
-    InferenceFailed,
-    InvalidInput,
-    Overloaded,
-    SaccadeError,
-    Unavailable,
-)
+from service.costs import Costs
+from service.errors import DeadlineExceeded, InferenceFailed, InvalidInput, Overloaded, SaccadeError, Unavailable
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-Watch = Callable[[Callable[[], None]], bool]
-"""Registers what to call when the caller leaves; False: it has left already."""
-
-_COST_WEIGHT = 0.2
-"""Weight of the newest batch in the cost of its bucket: five batches forget half of an old load."""
 
 
 class Outcome(NamedTuple, Generic[Result]):
@@ -38,7 +25,7 @@ class Outcome(NamedTuple, Generic[Result]):
 
     Attributes:
         results: one for each item, in order.
-        queue_seconds: from submission until its first batch began.
+        queue_seconds: from its start until its first batch began.
         run_seconds: from there until its last batch ended.
         batch_size: items in its last batch, those of other callers included.
     """
@@ -58,7 +45,7 @@ class BatchRun(NamedTuple):
 
 
 class Ticket(Generic[Item, Result]):
-    """Reserved places in the queue: `submit` uses them, leaving the `with` block gives back unused ones."""
+    """Reserved places in the queue: `start` uses them, leaving the `with` block gives back unused ones."""
 
     def __init__(self, batcher: "Batcher[Item, Result]", count: int, deadline: float | None) -> None:
         self._batcher = batcher
@@ -72,39 +59,39 @@ class Ticket(Generic[Item, Result]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._batcher._close_ticket(0 if self.used else self.count)
-
-    def submit(self, items: Sequence[Item], watch: Watch = lambda _: True) -> Outcome[Result]:
-        """Wait for the results of `items`, as many as were admitted; see `Batcher.submit`."""
-        self._check(items)
-        return self._batcher._submit(self, items, watch)
+        if not self.used:
+            self._batcher._give_back(self)
 
     def start(
-        self, items: Sequence[Item], on_done: "Callable[[Pending[Item, Result]], None]"
+        self, items: Sequence[Item], on_done: "Callable[[Pending[Item, Result]], None]", *, alone: bool = False
     ) -> "Pending[Item, Result]":
-        """Queue `items` and return at once. `on_done` is told when it is over, by whatever thread ended it; it must not
-        block and must not call the batcher.
-        """
-        self._check(items)
-        return self._batcher._start(self, items, on_done)
+        """Queue `items`, as many as were admitted, and return.
 
-    def _check(self, items: Sequence[Item]) -> None:
+        Args:
+            items: what to run.
+            on_done: told when it is over, once, by whatever thread ended it, this one included; not told when the
+                caller left. It must not block.
+            alone: nothing else is on its way to the queue, so that a batch of these items alone may run right here.
+
+        Raises:
+            Unavailable: closed in the meantime.
+        """
         if len(items) != self.count or self.used:
             raise ValueError("a ticket is for as many items as were admitted, once. This is a bug.")
+        return self._batcher._start(self, items, on_done, alone=alone)
 
 
 class Pending(Generic[Item, Result]):
-    """One request in the queue: which of its items were taken into batches, and what came back."""
+    """One request that was started: which of its items were taken into batches, and what came back."""
 
     __slots__ = (
         "answered",
         "batch_size",
         "deadline",
-        "done",
         "error",
-        "gone",
         "items",
         "on_done",
+        "over",
         "queued",
         "results",
         "run_end",
@@ -117,7 +104,7 @@ class Pending(Generic[Item, Result]):
         items: Sequence[Item],
         deadline: float | None,
         now: float,
-        on_done: "Callable[[Pending[Item, Result]], None] | None" = None,
+        on_done: "Callable[[Pending[Item, Result]], None]",
     ) -> None:
         self.items = items
         self.deadline = deadline
@@ -127,96 +114,85 @@ class Pending(Generic[Item, Result]):
         self.results: list[Any] = [None] * len(items)
         self.batch_size = 0
         self.error: SaccadeError | None = None
-        self.gone = False
+        self.over = False  # answered, failed, or the caller left; changed under the batcher's lock, once
         self.on_done = on_done
-        self.done = threading.Lock()
-        self.done.acquire()
-
-    def wake(self) -> None:
-        """Let the caller go on. Late and repeated calls do nothing: gRPC calls this after normal ends too."""
-        try:
-            self.done.release()
-        except RuntimeError:
-            return  # nobody waits any more
-        if self.on_done is not None:
-            self.on_done(self)
 
     def outcome(self) -> Outcome[Result]:
-        """Return what came of it, once it is done.
+        """Return what came of it, once `on_done` was told.
 
         Raises:
             DeadlineExceeded, InferenceFailed, Unavailable: see service.errors.
         """
         if self.error is not None:
             raise self.error
-        return Outcome(
-            results=self.results,
-            queue_seconds=self.started - self.queued,
-            run_seconds=self.run_end - self.started,
-            batch_size=self.batch_size,
-        )
-
-    def fail(self, error: SaccadeError) -> None:
-        """Answer with an error; what is not taken yet never will be."""
-        self.error = error
-        self.gone = True
-        self.wake()
+        return Outcome(self.results, self.started - self.queued, self.run_end - self.started, self.batch_size)
 
 
 _Slice = tuple[Pending[Item, Result], int, int]
 
 
+class _Instance(Generic[Item, Result]):
+    """One session and the thread that serves it."""
+
+    def __init__(self, run: Callable[[Sequence[Item]], Sequence[Result]]) -> None:
+        self.run = run
+        self.work = threading.Lock()  # released once each time the thread is to run what waits
+        self.work.acquire()
+        self.full = threading.Lock()  # released when what gathers fills a batch
+        self.full.acquire()
+        self.ends = 0.0  # predicted end of the batch that runs
+        self.thread: threading.Thread
+
+
 class Batcher(Generic[Item, Result]):
-    """Gathers the items of many callers into batches for one `run`.
+    """Gathers the items of many callers into batches for the instances of one model.
 
     Args:
-        run: gives one result for each item of a batch; only one call at a time.
+        runs: one for each instance: gives one result for each item of a batch; never called by two threads at once.
         costs: seconds that a batch takes, by bucket; the largest bucket is the largest batch.
         queue_size: most items that may be admitted and not yet running.
         queue_delay: most seconds that a request waits for others to join its batch; a request that is alone never does.
-        direct: whether a caller who finds nothing running runs its own batch; saves two hand-offs (150 us).
+        direct: a batch that is predicted to take at most these seconds runs on the thread that starts a request which
+            is alone; that saves two hand-offs (150 us). 0: never.
         on_batch: told of every batch, before its callers are.
+        on_thread: called first by each instance's thread.
         clock: seconds, the same clock that deadlines are on.
-        name: of the thread, for whoever looks at the process.
+        name: of the threads, for whoever looks at the process.
     """
 
     def __init__(
         self,
-        run: Callable[[Sequence[Item]], Sequence[Result]],
+        runs: Sequence[Callable[[Sequence[Item]], Sequence[Result]]],
         *,
         costs: Mapping[int, float],
         queue_size: int,
         queue_delay: float = 0.0,
-        direct: bool = False,
+        direct: float = 0.0,
         on_batch: Callable[[BatchRun], None] = lambda _: None,
+        on_thread: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         name: str = "instance",
     ) -> None:
-        self._run = run
-        self._costs = dict(costs)
-        self._max_batch_size = max(costs)
-        # For each size of a batch the bucket that holds it.
-        self._buckets = [min(bucket for bucket in costs if bucket >= size) for size in range(max(costs) + 1)]
+        self._costs = Costs(costs)
         self._queue_size = queue_size
         self._queue_delay = queue_delay
         self._direct = direct
         self._on_batch = on_batch
+        self._on_thread = on_thread
         self._clock = clock
         self._lock = threading.Lock()
         self._settled = threading.Condition(self._lock)  # only for drain; notified only while draining
         self._queue: deque[Pending[Item, Result]] = deque()
         self._places = 0  # items admitted and not yet in a batch
-        self._running = False
-        self._open = 0  # tickets
-        self._gathering = False
-        self._full = threading.Lock()  # released when what gathers fills a batch
-        self._full.acquire()
-        self._run_ends = 0.0  # predicted
+        self._under_way = 0  # requests admitted and not yet over
+        self._gathering: _Instance[Item, Result] | None = None  # the one that waits for its batch to fill
         self._draining = self._closed = False
-        self._work = threading.Lock()  # released once each time the thread is to run what waits
-        self._work.acquire()
-        self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
-        self._thread.start()
+        self._instances: list[_Instance[Item, Result]] = [_Instance(run) for run in runs]
+        self._idle = list(self._instances)
+        for number, instance in enumerate(self._instances):
+            called = name if len(runs) == 1 else f"{name}-{number}"
+            instance.thread = threading.Thread(target=self._serve, args=(instance,), name=called, daemon=True)
+            instance.thread.start()
 
     @property
     def waiting(self) -> int:
@@ -226,10 +202,15 @@ class Batcher(Generic[Item, Result]):
     @property
     def max_batch_size(self) -> int:
         """The most items that run together."""
-        return self._max_batch_size
+        return self._costs.max_batch_size
 
-    def admit(self, count: int, *, deadline: float | None = None) -> Ticket[Item, Result]:
+    def admit(self, count: int, *, deadline: float | None = None, prepare: float = 0.0) -> Ticket[Item, Result]:
         """Reserve places for `count` items; use the ticket in a `with` block.
+
+        Args:
+            count: items of one request.
+            deadline: on the batcher's clock.
+            prepare: predicted seconds until the items are ready to run.
 
         Raises:
             InvalidInput: more items than the queue could ever hold.
@@ -241,7 +222,7 @@ class Batcher(Generic[Item, Result]):
         with self._lock:
             if self._draining:
                 raise Unavailable("draining; try another server")
-            wait = self._predicted_seconds(count)
+            wait = self._predict(count, prepare)
             left = float("inf") if deadline is None else max(0.0, deadline - self._clock())
             if self._places + count > self._queue_size:
                 raise Overloaded(
@@ -258,232 +239,237 @@ class Batcher(Generic[Item, Result]):
                     in_time=False,
                 )
             self._places += count
-            self._open += 1
+            self._under_way += 1
         return Ticket(self, count, deadline)
 
     def leave(self, pending: Pending[Item, Result]) -> None:
-        """Take a started request out of the queue: its caller left, and what has not run yet never will."""
+        """Take a request out, if it is not over: its caller left, and what has not run yet never will."""
         with self._lock:
-            if not pending.gone:
-                self._drop(pending)
+            self._end(pending)
 
     def drain(self, seconds: float) -> bool:
-        """Admit nothing more and wait for what was admitted; return whether all of it was answered in `seconds`."""
+        """Admit nothing more and wait for what was admitted; return whether all of it was over in `seconds`."""
         with self._lock:
             self._draining = True
-            return self._settled.wait_for(lambda: not self._places and not self._running, seconds)
+            return self._settled.wait_for(lambda: not self._under_way, seconds)
 
     def close(self) -> None:
-        """Answer what still waits with Unavailable and end the thread. A batch that runs is let finish."""
+        """Answer what still waits with Unavailable and end the threads. Batches that run are let finish."""
         with self._lock:
             if self._closed:
                 return
             self._draining = self._closed = True
-            left, self._queue = self._queue, deque()
-            self._places = 0
-            if not self._running:
-                self._running = True
-                self._work.release()
+            left = [entry for entry in self._queue if self._end(entry, keep_queued=True)]
+            self._queue.clear()
+            for instance in self._idle:
+                instance.work.release()
+            self._idle.clear()
+            if self._gathering is not None:
+                self._gathering.full.release()
+                self._gathering = None
         for entry in left:
-            entry.fail(Unavailable("the model was stopped; try another server"))
-        self._thread.join()
+            _tell(entry, Unavailable("the model was stopped; try another server"))
+        for instance in self._instances:
+            instance.thread.join()
 
     # What a ticket calls.
 
-    def _close_ticket(self, unused: int) -> None:
+    def _give_back(self, ticket: Ticket[Item, Result]) -> None:
         with self._lock:
-            self._open -= 1
-            if unused:
-                self._free(unused)
-
-    def _submit(self, ticket: Ticket[Item, Result], items: Sequence[Item], watch: Watch) -> Outcome[Result]:
-        entry: Pending[Item, Result] = Pending(items, ticket.deadline, self._clock())
-        if not watch(entry.wake):
-            raise Cancelled("the caller left")
-        alone = not self._queue_delay or self._open == 1
-        if self._queue_up(entry, ticket, direct=self._direct and alone):
-            self._run_one_batch()
-        return self._wait(entry)
+            ticket.used = True
+            self._places -= ticket.count
+            self._one_less()
 
     def _start(
-        self, ticket: Ticket[Item, Result], items: Sequence[Item], on_done: Callable[[Pending[Item, Result]], None]
+        self,
+        ticket: Ticket[Item, Result],
+        items: Sequence[Item],
+        on_done: Callable[[Pending[Item, Result]], None],
+        *,
+        alone: bool,
     ) -> Pending[Item, Result]:
         entry: Pending[Item, Result] = Pending(items, ticket.deadline, self._clock(), on_done)
-        self._queue_up(entry, ticket, direct=False)
-        return entry
-
-    def _queue_up(self, entry: Pending[Item, Result], ticket: Ticket[Item, Result], *, direct: bool) -> bool:
-        """Put a request into the queue; return whether the calling thread is to run the next batch."""
         with self._lock:
             if self._closed:
                 raise Unavailable("the model was stopped; try another server")
             ticket.used = True
             self._queue.append(entry)
-            if self._running:
-                if self._gathering and self._queued() >= self._max_batch_size:
-                    self._gathering = False
-                    self._full.release()
-                return False
-            self._running = True
-            if not direct:
-                self._work.release()
-            return direct
+            instance = self._awaken()
+            here = alone and self._is_short(len(items))
+            if instance is not None and not here:
+                instance.work.release()
+        if instance is not None and here:
+            self._run_here(instance)
+        return entry
 
-    def _wait(self, entry: Pending[Item, Result]) -> Outcome[Result]:
-        """Block until the entry is answered, its deadline passes or its caller leaves."""
-        timeout = -1.0
-        if entry.deadline is not None:
-            timeout = min(max(0.0, entry.deadline - self._clock()), threading.TIMEOUT_MAX)
-        in_time = entry.done.acquire(timeout=timeout)
-        if entry.error is None and entry.answered < len(entry.items):
-            with self._lock:
-                if not entry.gone:
-                    self._drop(entry)
-            if not in_time or (entry.deadline is not None and self._clock() >= entry.deadline):
-                raise DeadlineExceeded("the deadline passed before the answer was there")
-            raise Cancelled("the caller left")
-        return entry.outcome()
+    def _awaken(self) -> _Instance[Item, Result] | None:
+        """Return an idle instance that is to run what waits, if there is one and none gathers."""
+        if self._gathering is not None:
+            if self._queued() >= self.max_batch_size:
+                self._gathering.full.release()
+                self._gathering = None
+            return None
+        return self._idle.pop() if self._idle else None
 
-    # What runs batches: the instance's own thread, or a caller who found nothing running.
+    # What runs batches: the instances' own threads, or a caller that found one of them idle.
 
-    def _serve(self) -> None:
-        while True:
-            self._work.acquire()
-            self._gather()
-            while batch := self._take():
-                self._run_batch(batch)
-                self._gather()
-            with self._lock:
-                if self._closed and not self._running:
-                    return
+    def _serve(self, instance: _Instance[Item, Result]) -> None:
+        self._on_thread()
+        while not self._closed:
+            instance.work.acquire()
+            self._gather(instance)
+            while batch := self._take(instance):
+                self._run_batch(instance, batch)
+                self._gather(instance)
 
-    def _gather(self) -> None:
+    def _run_here(self, instance: _Instance[Item, Result]) -> None:
+        """Run one batch of a borrowed instance and give it back."""
+        batch = self._take(instance)
+        if not batch:
+            return
+        self._run_batch(instance, batch)
+        with self._lock:
+            if self._queue:
+                instance.work.release()  # its thread goes on with what gathered
+            else:
+                self._rest(instance)
+
+    def _gather(self, instance: _Instance[Item, Result]) -> None:
         """Let the oldest request wait for others up to the queue delay, unless it is alone or the batch is full."""
         if not self._queue_delay:
             return
         with self._lock:
-            if not self._queue or self._closed or self._queued() >= self._max_batch_size:
+            if not self._queue or self._closed or self._gathering or self._queued() >= self.max_batch_size:
                 return
             left = self._queue[0].queued + self._queue_delay - self._clock()
-            alone = len(self._queue) == 1 and self._open <= 1
-            if left <= 0 or alone:
+            if left <= 0 or self._under_way <= 1:
                 return
-            self._gathering = True
-        if not self._full.acquire(timeout=left):
+            self._gathering = instance
+        if not instance.full.acquire(timeout=left):
             with self._lock:
-                if self._gathering:
-                    self._gathering = False
+                if self._gathering is instance:
+                    self._gathering = None
                     return
-            self._full.acquire()  # the batch filled up just when the time was over
+            instance.full.acquire()  # the batch filled up just when the time was over
 
-    def _run_one_batch(self) -> None:
-        batch = self._take()
-        if batch:
-            self._run_batch(batch)
-        with self._lock:
-            if batch and not self._queue and not self._closed:
-                self._rest()
-            elif batch or (self._closed and not self._running):
-                self._running = True  # the thread goes on with what gathered, or ends
-                self._work.release()
-
-    def _take(self) -> list[_Slice[Item, Result]]:
-        """Form the next batch from the head of the queue; empty: nothing waits, and nothing runs now."""
+    def _take(self, instance: _Instance[Item, Result]) -> list[_Slice[Item, Result]]:
+        """Form the next batch from the head of the queue; empty: nothing waits, and the instance rests now."""
         batch: list[_Slice[Item, Result]] = []
-        room = self._max_batch_size
+        expired: list[Pending[Item, Result]] = []
+        room = self.max_batch_size
         now = self._clock()
         with self._lock:
             while self._queue and room:
                 entry = self._queue[0]
-                if entry.deadline is not None and entry.deadline <= now and not entry.gone:
-                    self._free(len(entry.items) - entry.taken)
-                    entry.fail(DeadlineExceeded("the deadline passed while the request waited"))
-                if entry.gone:
-                    self._queue.popleft()
+                if entry.deadline is not None and entry.deadline <= now:
+                    self._end(entry)
+                    expired.append(entry)
                     continue
                 start, end = entry.taken, min(entry.taken + room, len(entry.items))
                 if start == 0:
                     entry.started = now
                 entry.taken = end
                 room -= end - start
-                self._free(end - start)
+                self._places -= end - start
                 batch.append((entry, start, end))
                 if end == len(entry.items):
                     self._queue.popleft()
             if batch:
-                self._run_ends = now + self._cost(self._max_batch_size - room)
+                instance.ends = now + self._costs.of(self.max_batch_size - room)
             else:
-                self._rest()
+                self._rest(instance)
+            if self._queue and (another := self._awaken()):
+                another.work.release()
+        for entry in expired:
+            _tell(entry, DeadlineExceeded("the deadline passed while the request waited"))
         return batch
 
-    def _run_batch(self, batch: list[_Slice[Item, Result]]) -> None:
+    def _run_batch(self, instance: _Instance[Item, Result], batch: list[_Slice[Item, Result]]) -> None:
         items = [item for entry, start, end in batch for item in entry.items[start:end]]
         started = self._clock()
         try:
-            results = self._run(items)
+            results = instance.run(items)
             if len(results) != len(items):
                 raise InferenceFailed(f"{len(items)} items gave {len(results)} results")
             ended = self._clock()
-            self._learn(len(items), ended - started)
             self._on_batch(BatchRun(len(items), ended - started, self._places))
         except Exception as error:  # noqa: BLE001 - whatever it was, its callers hear of it and the instance lives on
-            for entry, _, _ in batch:
-                self._fail(entry, error)
+            self._fail(batch, error)
             return
+        with self._lock:
+            self._costs.learn(len(items), ended - started)
+            finished = self._share_out(batch, results, ended)
+        for entry in finished:
+            _tell(entry)
+
+    def _share_out(
+        self, batch: list[_Slice[Item, Result]], results: Sequence[Result], ended: float
+    ) -> list[Pending[Item, Result]]:
+        """Give every request its results of a batch; return those that have all of theirs."""
+        finished = []
         position = 0
         for entry, start, end in batch:
             entry.results[start:end] = results[position : position + end - start]
             position += end - start
-            entry.run_end, entry.batch_size = ended, len(items)
+            entry.run_end, entry.batch_size = ended, len(results)
             entry.answered += end - start
-            if entry.answered == len(entry.items):
-                entry.wake()
+            if entry.answered == len(entry.items) and self._end(entry):
+                finished.append(entry)
+        return finished
 
-    def _fail(self, entry: Pending[Item, Result], error: Exception) -> None:
+    def _fail(self, batch: list[_Slice[Item, Result]], error: Exception) -> None:
         failure = InferenceFailed("the batch failed")
         failure.__cause__ = error
         with self._lock:
-            if not entry.gone:
-                self._drop(entry)
-        entry.fail(failure)
+            failed = [entry for entry, _, _ in batch if self._end(entry)]
+        for entry in failed:
+            _tell(entry, failure)
 
-    # Bookkeeping; the lock is held unless it says otherwise.
+    # Bookkeeping, with the lock held.
 
-    def _drop(self, entry: Pending[Item, Result]) -> None:
-        """Take an unanswered entry out of the queue, its items with it, and free the places of those not yet run."""
-        entry.gone = True
+    def _end(self, entry: Pending[Item, Result], *, keep_queued: bool = False) -> bool:
+        """Say that a request is over and free the places of what was not taken; False: it was over already."""
+        if entry.over:
+            return False
+        entry.over = True
         if entry.taken < len(entry.items):
-            self._free(len(entry.items) - entry.taken)
-            if entry in self._queue:
+            self._places -= len(entry.items) - entry.taken
+            if not keep_queued:
                 self._queue.remove(entry)
+        self._one_less()
+        return True
+
+    def _one_less(self) -> None:
+        self._under_way -= 1
+        if self._draining and not self._under_way:
+            self._settled.notify_all()
+
+    def _is_short(self, count: int) -> bool:
+        return self._direct > 0 and count <= self.max_batch_size and self._costs.of(count) <= self._direct
+
+    def _rest(self, instance: _Instance[Item, Result]) -> None:
+        if self._closed:
+            instance.work.release()  # its thread is to end
+        else:
+            self._idle.append(instance)
 
     def _queued(self) -> int:
-        """Return the items in the queue; what is admitted and still being decoded is not there yet."""
+        """Return the items in the queue; what is admitted and not yet started is not there."""
         return sum(len(entry.items) - entry.taken for entry in self._queue)
 
-    def _free(self, places: int) -> None:
-        self._places = max(0, self._places - places)
-        if self._draining:
-            self._settled.notify_all()
+    def _predict(self, count: int, prepare: float) -> float:
+        running = 0.0
+        if not self._idle:
+            running = max(0.0, min(instance.ends for instance in self._instances) - self._clock())
+        return self._costs.predict(
+            count, ahead=self._places, running=running, instances=len(self._instances), prepare=prepare
+        )
 
-    def _rest(self) -> None:
-        self._running = False
-        self._run_ends = 0.0
-        if self._draining:
-            self._settled.notify_all()
 
-    def _cost(self, size: int) -> float:
-        """Return the seconds that a batch of `size` takes, by the bucket that holds it."""
-        return self._costs[self._buckets[size]]
-
-    def _learn(self, size: int, seconds: float) -> None:
-        """Keep the cost of a bucket current; without the lock, only one batch runs at a time."""
-        bucket = self._buckets[size]
-        self._costs[bucket] += _COST_WEIGHT * (seconds - self._costs[bucket])
-
-    def _predicted_seconds(self, count: int) -> float:
-        """Return the seconds until `count` items more would be answered: the running batch, those ahead, their own."""
-        ahead = self._places + count
-        full = ceil(ahead / self._max_batch_size) - 1
-        running = max(0.0, self._run_ends - self._clock()) if self._running else 0.0
-        return running + full * self._cost(self._max_batch_size) + self._cost(ahead - full * self._max_batch_size)
+def _tell(entry: Pending[Any, Any], error: SaccadeError | None = None) -> None:
+    """Tell the caller of a request that is over; a caller that raises harms no other."""
+    entry.error = error
+    try:
+        entry.on_done(entry)
+    except Exception:
+        logging.getLogger("saccade").exception("a caller could not be told. This is a bug.")

@@ -35,6 +35,14 @@ class Settings(BaseSettings):
     intra_op_threads: int = Field(
         0, ge=0, le=1024, description="Threads that share one batch (cpu). 0: as many as the process may use cores."
     )
+    pin: str = Field(
+        "auto",
+        pattern=r"^(auto|off|\d+)$",
+        description="Core that gRPC's threads stay on: its number, `off`, or `auto`, unless a CPU quota allows less.",
+    )
+    instances: int = Field(
+        1, ge=1, le=64, description="Sessions of each model that run batches side by side; each holds its own weights."
+    )
     max_batch_size: int = Field(32, ge=1, le=4096, description="Most pictures that run together.")
     queue_size: int = Field(256, ge=1, le=65536, description="Most pictures that may wait for one model.")
     queue_delay_ms: float = Field(
@@ -47,7 +55,7 @@ class Settings(BaseSettings):
         3, ge=1, le=100, description="How many of a model's versions, highest first, are loaded."
     )
     max_streams: int = Field(
-        32, ge=1, le=4096, description="Most ClassifyStreams that may be open; each holds two threads."
+        32, ge=1, le=4096, description="Most ClassifyStreams that may be open; beyond that they are refused."
     )
     stream_idle: float = Field(
         300.0, ge=0.1, le=86400, description="Seconds after which a stream on which nothing happens is closed."

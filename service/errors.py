@@ -11,7 +11,7 @@
     ├── ModelRejected            a file that cannot be served; the text says why
     └── SetupError               the command cannot start as it is; the text says what to do
 
-The gRPC statuses that these become are the business of service.rpc.interceptors.
+The gRPC statuses that these become are the business of service.rpc.statuses.
 """
 
 from typing import Literal

@@ -6,7 +6,6 @@ provider and is refused unless that one comes first in what was made.
 
 import importlib
 import importlib.metadata
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from service import logs
+from service import cores, logs
 from service.errors import ModelRejected, SetupError
 
 Provider = Literal["cuda", "cpu"]
@@ -62,11 +61,6 @@ def candidates(choice: str, available: Sequence[str] | None = None) -> list[Prov
     return [provider for provider in _NAMES if provider == choice]
 
 
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def buckets(max_batch_size: int) -> list[int]:
     """Return the batch sizes that are warmed up: powers of two up to, and always, the largest batch."""
     powers = [1 << power for power in range(max_batch_size.bit_length()) if 1 << power < max_batch_size]
@@ -98,7 +92,7 @@ class Session:
     ) -> None:
         self.provider = provider
         self.buckets = buckets(max_batch_size)
-        self._session = self._open(model, intra_op_threads or cores(), create or _onnxruntime().InferenceSession)
+        self._session = self._open(model, intra_op_threads or cores.count(), create or _onnxruntime().InferenceSession)
         for what, found in (("inputs", self._session.get_inputs()), ("outputs", self._session.get_outputs())):
             if len(found) != 1:
                 raise ModelRejected(f"it has {len(found)} {what}; a classifier has one picture in and one row out")
@@ -159,7 +153,8 @@ class Session:
         if self.provider != "cpu":
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         try:
-            session = create(str(model), sess_options=options, providers=[(name, _OPTIONS[self.provider])])
+            with cores.whole():  # its threads inherit the mask of this one
+                session = create(str(model), sess_options=options, providers=[(name, _OPTIONS[self.provider])])
         except Exception as error:  # noqa: BLE001 - providers raise what their libraries raise
             logs.failure("session failed", error, model=model, provider=self.provider)
             raise ModelRejected(f"ONNX Runtime cannot load it on {self.provider}; the log says why") from None

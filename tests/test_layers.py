@@ -10,12 +10,14 @@ ROOT = Path(__file__).parents[1]
 
 SERVER = [
     ["service.errors", "service.logs"],
-    ["service.budget", "service.config", "service.formats", "service.manifest", "service.rpc.pb", "service.rpc.pools"],
+    ["service.budget", "service.config", "service.cores", "service.costs", "service.decoder", "service.formats"],
+    ["service.manifest", "service.rpc.pb", "service.rpc.wire"],
     ["service.metrics"],
     ["service.image", "service.session", "service.batcher"],
     ["service.model"],
     ["service.repository"],
-    ["service.rpc.interceptors"],
+    ["service.rpc.statuses"],
+    ["service.rpc.calls"],
     ["service.rpc.classifier"],
     ["service.rpc.streams"],
     ["service.server"],

@@ -1,15 +1,14 @@
 """saccade.v1.ImageClassifier: protobuf in, Python through, protobuf out; no decisions."""
 
-from functools import partial
+from collections.abc import Callable
+from concurrent.futures import Executor
 
 from service import image
 from service.errors import InvalidInput
-from service.metrics import Metrics
 from service.model import Answer, Facts, Picture
 from service.repository import Repository, State, Version
-from service.rpc.interceptors import Call, Handler, guard
+from service.rpc.calls import Call, Calls, Handler
 from service.rpc.pb.saccade.v1 import classifier_pb2 as pb
-from service.rpc.pools import Pools
 
 SERVICE = pb.DESCRIPTOR.services_by_name["ImageClassifier"].full_name
 
@@ -31,12 +30,18 @@ class Classifier:
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
 
-    def classify(self, request: pb.ClassifyRequest, call: Call) -> pb.ClassifyResponse:
-        """Answer Classify."""
+    def classify(self, request: pb.ClassifyRequest, call: Call) -> None:
+        """Begin Classify."""
         model = self._repository.find(request.model, request.version)
         call.model, call.id = model.facts.name, request.id
-        answer = model.classify(pictures_of(request), top_k=request.top_k, deadline=call.deadline, watch=call.watch)
-        return response_of(answer, model.facts, request.id)
+
+        def on_done(answer: Callable[[], Answer]) -> None:
+            call.answer(lambda: response_of(answer(), model.facts, request.id))
+
+        leave = model.start(
+            pictures_of(request), top_k=request.top_k, deadline=call.deadline, alone=call.alone, on_done=on_done
+        )
+        call.on_leave(leave)
 
     def list_models(self, _: pb.ListModelsRequest, __: Call) -> pb.ListModelsResponse:
         """Answer ListModels."""
@@ -48,12 +53,11 @@ class Classifier:
             ]
         )
 
-    def handlers(self, pools: Pools, metrics: Metrics, *, access_log: bool) -> dict[str, Handler]:
-        """Return the gRPC handler of each method by its name."""
-        guarded = partial(guard, metrics=metrics, access_log=access_log)
+    def handlers(self, calls: Calls, control: Executor) -> dict[str, Handler]:
+        """Return the gRPC handler of each unary method by its name."""
         return {
-            "Classify": guarded(self.classify, pb.ClassifyRequest, method="Classify", pool=pools.calls),
-            "ListModels": guarded(self.list_models, pb.ListModelsRequest, method="ListModels", pool=pools.control),
+            "Classify": calls.unary(self.classify, pb.ClassifyRequest, "Classify"),
+            "ListModels": calls.blocking(self.list_models, pb.ListModelsRequest, "ListModels", control),
         }
 
 

@@ -1,28 +1,29 @@
 """ClassifyStream: many messages on one stream, each answered as soon as it is ready.
 
-A stream holds two threads: gRPC's, which sends answers, and a reader. Whoever ends a request puts it on the stream's
-queue, so that a message costs no thread of its own and no hand-off: about half of what a call costs.
+A stream holds no thread: a message is begun by gRPC's polling thread, and whoever has its answer sends it, or leaves it
+to the one that sends already. So a message costs about half of what a call costs.
 """
 
-import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable
+from functools import partial
 
-import grpc
-
-from service.errors import DeadlineExceeded, SaccadeError, Unavailable
+from service.errors import Cancelled, DeadlineExceeded, Overloaded, Unavailable
 from service.metrics import Metrics
-from service.model import Answer, Model
+from service.model import Answer
 from service.repository import Repository
+from service.rpc.calls import Handler, Record, parse
 from service.rpc.classifier import pictures_of, response_of
-from service.rpc.interceptors import NO_DEADLINE, Call, Handler, failed, parse, to_status
 from service.rpc.pb.saccade.v1 import classifier_pb2 as pb
-from service.rpc.pools import CallPool
+from service.rpc.statuses import StatusWithDetails, to_status
+from service.rpc.wire import Wire, handler
 
 METHOD = "ClassifyStream"
 WINDOW = 64
-"""Messages of one stream that may be under way: the reader waits with the next, gRPC's flow control does the rest."""
+"""Messages of one stream that may be under way: the next is not asked for, gRPC's flow control does the rest."""
+_LEAVING = Unavailable("draining; try another server")
 
 
 class Streams:
@@ -31,182 +32,240 @@ class Streams:
     Args:
         repository: where the models are.
         metrics: counts and times every message.
+        limit: how many may be open; beyond that they are refused.
         idle: seconds after which a stream on which nothing happens is closed.
     """
 
-    def __init__(self, repository: Repository, metrics: Metrics, *, idle: float) -> None:
+    def __init__(self, repository: Repository, metrics: Metrics, *, limit: int, idle: float) -> None:
         self._repository = repository
-        self._metrics = metrics
+        self._record = Record(METHOD, metrics)
+        self._limit = limit
         self._idle = idle
-        self._lock = threading.Lock()
         self._open: set[_Stream] = set()
+        self._changed = threading.Condition()
         self._draining = False
+        self._watch: threading.Thread | None = None
+        text = f"{limit} streams are under way, the limit; try again"
+        self._full = to_status(Overloaded(text, reason="pool_full", retry_after=0.1))
 
-    def handler(self, pool: CallPool) -> Handler:
-        """Return the gRPC handler; each open stream holds a thread of `pool`."""
+    def handler(self) -> Handler:
+        """Return the gRPC handler."""
+        return handler(self._arrive, stream=True)
 
-        def behavior(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[pb.ClassifyStreamResponse]:
-            left = context.time_remaining()
-            deadline = time.monotonic() + left if left < NO_DEADLINE else None
-            stream = _Stream(self._repository, self._metrics, deadline, idle=self._idle)
-            with self._lock:
-                self._open.add(stream)
-                if self._draining:
-                    stream.drain()
-            if not context.add_callback(stream.interrupt):
-                stream.interrupt()
-            try:
-                yield from stream.answers(requests)
-            except SaccadeError as error:
-                context.abort_with_status(to_status(error))
-            finally:
-                stream.leave()
-                with self._lock:
-                    self._open.discard(stream)
-
-        behavior.experimental_thread_pool = pool  # type: ignore[attr-defined]
-        return grpc.stream_stream_rpc_method_handler(
-            behavior, response_serializer=lambda message: message.SerializeToString()
-        )
+    def close(self) -> None:
+        """Refuse new streams from now on."""
+        self._draining = True
 
     def drain(self) -> None:
         """Take no new message on any stream; each ends with UNAVAILABLE when what it has under way is answered."""
-        with self._lock:
-            self._draining = True
-            for stream in self._open:
-                stream.drain()
+        self._draining = True
+        with self._changed:
+            streams = list(self._open)
+            self._changed.notify_all()
+        for stream in streams:
+            stream.drain()
+
+    def wait_idle(self, seconds: float) -> bool:
+        """Wait until no stream is open, after `drain`; return whether that came to pass within `seconds`."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._open, seconds)
+
+    def _arrive(self, wire: Wire) -> None:
+        if self._draining:
+            status = to_status(_LEAVING)
+            self._record.refused(status, "draining")
+            wire.end(status=status)
+            return
+        if len(self._open) >= self._limit:
+            self._record.refused(self._full, "pool_full")
+            wire.end(status=self._full)
+            return
+        stream = _Stream(wire, self._repository, self._record)
+        if not wire.on_end(partial(self._over, stream)):
+            return
+        with self._changed:
+            self._open.add(stream)
+            if self._watch is None:
+                self._watch = threading.Thread(target=self._close_idle, name="streams", daemon=True)
+                self._watch.start()
+        stream.begin()
+
+    def _over(self, stream: "_Stream") -> None:
+        stream.over()
+        with self._changed:
+            self._open.discard(stream)
+            self._changed.notify_all()
+
+    def _close_idle(self) -> None:
+        """Close what is idle, looked at four times as often as a stream may be."""
+        while not self._draining:
+            with self._changed:
+                self._changed.wait_for(lambda: self._draining, self._idle / 4)
+                streams = list(self._open)
+            for stream in streams:
+                stream.close_if_idle(self._idle)
 
 
 class _Message:
-    """One message under way: its call, and what will answer it."""
+    """One message under way, and what will answer it."""
 
-    __slots__ = ("answer", "call", "deadline", "failure", "leave", "model", "started")
+    __slots__ = ("answer", "deadline", "id", "leave", "model", "started")
 
-    def __init__(self, started: float) -> None:
-        self.started = started
-        self.call = Call(None, lambda _: True)
+    def __init__(self) -> None:
+        self.started = time.monotonic()
         self.deadline: float | None = None
-        self.model: Model | None = None
-        self.answer: Callable[[], Answer] | None = None
-        self.failure: Exception | None = None
+        self.model = ""
+        self.id = ""
         self.leave: Callable[[], None] = lambda: None
+        self.answer: Callable[[], pb.ClassifyResponse]
 
-    def response(self) -> pb.ClassifyResponse:
-        """Return the answer or raise why there is none."""
-        if self.failure is not None:
-            raise self.failure
-        if self.answer is None or self.model is None:
-            raise AssertionError("a message was ready without an answer. This is a bug.")
-        if self.deadline is not None and time.monotonic() > self.deadline:
-            raise DeadlineExceeded("the deadline passed before the answer was there")
-        return response_of(self.answer(), self.model.facts, self.call.id)
+    def response(self, record: Record) -> pb.ClassifyStreamResponse:
+        """Return what the message gets, counted."""
+        now = time.monotonic()
+        seconds = now - self.started
+        try:
+            if self.deadline is not None and now >= self.deadline:
+                raise DeadlineExceeded("the deadline passed before the answer was there")
+            response = self.answer()
+        except Exception as error:  # noqa: BLE001 - whatever it was, this message is answered by the table
+            status = record.failed(error, self.model, self.id, seconds)
+            return pb.ClassifyStreamResponse(id=self.id, error=status.message)
+        record.answered(self.model, self.id, seconds)
+        return pb.ClassifyStreamResponse(id=self.id, response=response)
 
 
 class _Stream:
-    """One open stream: the reader fills it, the thread of gRPC empties it."""
+    """One open stream.
 
-    def __init__(self, repository: Repository, metrics: Metrics, deadline: float | None, *, idle: float) -> None:
+    Args:
+        wire: the RPC.
+        repository: where the models are.
+        record: counts messages.
+    """
+
+    def __init__(self, wire: Wire, repository: Repository, record: Record) -> None:
+        self._wire = wire
         self._repository = repository
-        self._metrics = metrics
-        self._deadline = deadline
-        self._idle = idle
-        self._ready: queue.SimpleQueue[_Message | None] = queue.SimpleQueue()  # None: look at the flags again
-        self._window = threading.Semaphore(WINDOW)
+        self._record = record
+        self._deadline = wire.deadline
         self._lock = threading.Lock()
         self._under_way: set[_Message] = set()
-        self._read_all = self._draining = self._left = False
+        self._ready: deque[_Message] = deque()
+        self._sending = self._paused = False
+        self._read_all = self._draining = self._ended = False
+        self._touched = time.monotonic()
 
-    def answers(self, requests: Iterator[bytes]) -> Iterator[pb.ClassifyStreamResponse]:
-        """Yield the answers as they are ready, until the caller has no more messages and all are answered."""
-        reader = threading.Thread(target=self._read, args=(requests,), name="stream-reader", daemon=True)
-        reader.start()
-        while True:
-            try:
-                message = self._ready.get(timeout=self._idle)
-            except queue.Empty:
-                if not self._under_way:
-                    raise Unavailable(f"nothing happened on this stream for {self._idle:g} s; open a new one") from None
-                continue
-            if message is not None:
-                yield self._response(message)
-                with self._lock:
-                    self._under_way.discard(message)
-                self._window.release()
-            if self._left or (self._read_all and not self._under_way):
-                return
-            if self._draining and not self._under_way:
-                raise Unavailable("draining; try another server")
+    def begin(self) -> None:
+        """Ask for the first message."""
+        self._wire.receive(self._receive)
 
     def drain(self) -> None:
-        """Answer what is under way and end."""
+        """Ask for no more messages; end when what is under way is answered."""
         self._draining = True
-        self._ready.put(None)
+        self._end_if_done()
 
-    def interrupt(self) -> None:
-        """Wake both threads, to see that the caller left; gRPC calls this on its polling thread, so it does no more."""
-        self._left = True
-        self._window.release()
-        self._ready.put(None)
-
-    def leave(self) -> None:
-        """End the stream, for whatever reason: what has not run yet never will."""
-        self.interrupt()
+    def close_if_idle(self, idle: float) -> None:
+        """End the stream if nothing happened for so many seconds."""
         with self._lock:
+            busy = self._under_way or time.monotonic() - self._touched < idle
+        if not busy:
+            self._end(to_status(Unavailable(f"nothing happened on this stream for {idle:g} s; open a new one")))
+
+    def over(self) -> None:
+        """Take note that gRPC is done with the stream: what has not run yet never will."""
+        with self._lock:
+            self._ended = True
             under_way = list(self._under_way)
+            self._under_way.clear()
         for message in under_way:
             message.leave()
+            seconds = time.monotonic() - message.started
+            self._record.failed(Cancelled("the caller left"), message.model, message.id, seconds)
 
-    def _read(self, requests: Iterator[bytes]) -> None:
-        try:
-            while not self._left and not self._draining:
-                self._window.acquire()
-                raw = next(requests, None)
-                if raw is None:
-                    self._read_all = True
-                    break
-                if not self._left:
-                    self._begin(raw)
-        except Exception:  # noqa: BLE001 - gRPC raises its own when the caller is gone
-            self._left = True
-        finally:
-            self._ready.put(None)
-
-    def _begin(self, raw: bytes) -> None:
-        """Put one message under way; its failure is its own."""
-        message = _Message(time.monotonic())
+    def _receive(self, raw: bytes | None) -> None:
+        """Begin a message and ask for the next, unless the window is full; on gRPC's polling thread."""
+        self._touched = time.monotonic()
+        if raw is None:
+            self._read_all = True
+            self._end_if_done()
+            return
+        message = _Message()
         with self._lock:
             self._under_way.add(message)
+            self._paused = len(self._under_way) >= WINDOW
+            paused = self._paused or self._draining
         try:
             if self._draining:
-                raise Unavailable("draining; try another server")
+                raise _LEAVING
             self._start(message, parse(pb.ClassifyRequest, raw))
-        except Exception as error:  # noqa: BLE001 - whatever it was, this message is answered by the table
-            message.failure = error
-            self._ready.put(message)
+        except Exception as error:  # noqa: BLE001 - see _Message.response
+            self._done(message, partial(_raise, error))
+        if not paused:
+            self._wire.receive(self._receive)
 
     def _start(self, message: _Message, request: pb.ClassifyRequest) -> None:
-        message.call.id = request.id
+        message.id = request.id
         own = message.started + request.timeout_ms / 1000 if request.timeout_ms else None
         message.deadline = min((limit for limit in (own, self._deadline) if limit is not None), default=None)
-        message.model = self._repository.find(request.model, request.version)
-        message.call.model = message.model.facts.name
+        model = self._repository.find(request.model, request.version)
+        message.model = model.facts.name
 
         def on_done(answer: Callable[[], Answer]) -> None:
-            message.answer = answer
-            self._ready.put(message)
+            self._done(message, lambda: response_of(answer(), model.facts, message.id))
 
-        message.leave = message.model.start(
-            pictures_of(request), top_k=request.top_k, deadline=message.deadline, on_done=on_done
+        message.leave = model.start(
+            pictures_of(request),
+            top_k=request.top_k,
+            deadline=message.deadline,
+            alone=len(self._under_way) == 1,
+            on_done=on_done,
         )
 
-    def _response(self, message: _Message) -> pb.ClassifyStreamResponse:
-        """Return what a message gets, counted."""
-        seconds = time.monotonic() - message.started
-        try:
-            answer = pb.ClassifyStreamResponse(id=message.call.id, response=message.response())
-        except Exception as error:  # noqa: BLE001 - whatever it was, this message is answered by the table
-            status = failed(error, message.call, METHOD, self._metrics)
-            self._metrics.call(message.call.model, METHOD, status.code.name, seconds)
-            return pb.ClassifyStreamResponse(id=message.call.id, error=status.message)
-        self._metrics.call(message.call.model, METHOD, "OK", seconds)
-        return answer
+    def _done(self, message: _Message, answer: Callable[[], pb.ClassifyResponse]) -> None:
+        """Send an answer, after those that are ready before it; from any thread."""
+        message.answer = answer
+        with self._lock:
+            self._ready.append(message)
+            if self._sending:
+                return
+            self._sending = True
+        self._send_next()
+
+    def _send_next(self) -> None:
+        with self._lock:
+            message = self._ready.popleft() if self._ready and not self._ended else None
+            self._sending = message is not None
+        if message is None:
+            self._end_if_done()
+            return
+        raw = message.response(self._record).SerializeToString()
+        with self._lock:
+            self._under_way.discard(message)
+        self._wire.send(raw, self._sent)
+
+    def _sent(self) -> None:
+        """Go on with what is ready, and with reading if it waited for room; on gRPC's polling thread."""
+        self._touched = time.monotonic()
+        with self._lock:
+            resume = self._paused and len(self._under_way) < WINDOW and not self._draining
+            self._paused = self._paused and not resume
+        if resume:
+            self._wire.receive(self._receive)
+        self._send_next()
+
+    def _end_if_done(self) -> None:
+        with self._lock:
+            done = (self._read_all or self._draining) and not self._under_way and not self._sending
+        if done:
+            self._end(None if self._read_all else to_status(_LEAVING))
+
+    def _end(self, status: StatusWithDetails | None) -> None:
+        with self._lock:
+            if self._ended:
+                return
+            self._ended = True
+        self._wire.end(status=status)
+
+
+def _raise(error: Exception) -> pb.ClassifyResponse:
+    raise error

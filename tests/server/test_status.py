@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from google.rpc import error_details_pb2
-from grpc_health.v1 import health_pb2
 from grpc_status import rpc_status
 
 from service import image
@@ -294,9 +293,29 @@ def test_failed_batch(
     assert "secret detail" in line["stack"]
 
 
-def test_full_pool(start_server: StartServer, channel: Channel, repository: Path, held: HeldSession) -> None:
-    """Callers who hold every thread get others RESOURCE_EXHAUSTED at once; health and ListModels still answer."""
-    server = start_server(repository, load=held.load(), queue_size=2, max_batch_size=1)
+def test_too_many_calls(start_server: StartServer, channel: Channel, repository: Path, held: HeldSession) -> None:
+    """With as many calls under way as queue and instance hold, others are refused; health and ListModels answer."""
+    server = start_server(repository, load=held.load(queue_size=2), queue_size=2, max_batch_size=1)
+    opened = channel(server)
+    under_way = [raw_method(opened, CLASSIFY).future(request(PICTURE))]
+    assert held.began.acquire(timeout=WAIT)
+    under_way += [raw_method(opened, CLASSIFY).future(request(PICTURE)) for _ in range(2)]
+    until_waiting(server, 2)
+    error = failure(opened, request(PICTURE))
+    assert error.code() is CODE.RESOURCE_EXHAUSTED
+    assert "as many calls are under way as the queues hold" in (error.details() or "")
+    assert int(trailing(error)["grpc-retry-pushback-ms"]) > 0
+    with Client(f"127.0.0.1:{server.grpc_port}") as client:
+        assert client.ready()
+        assert [entry.name for entry in client.models()] == ["linear"]
+    held.gate.set()
+    for call in under_way:
+        assert call.result(WAIT)
+
+
+def test_silent_callers_hold_nothing(start_server: StartServer, channel: Channel, repository: Path) -> None:
+    """Callers that never send their message, however many, keep nobody else from being answered."""
+    server = start_server(repository, queue_size=2, max_batch_size=1)
     opened = channel(server)
     silent = threading.Event()
 
@@ -305,27 +324,11 @@ def test_full_pool(start_server: StartServer, channel: Channel, repository: Path
         yield from ()
 
     sends_nothing: Any = opened.stream_unary(CLASSIFY, request_serializer=None, response_deserializer=None)
-    stuck = [sends_nothing.future(never()) for _ in range(4)]
-    try:
-        for _ in range(int(WAIT / 0.02)):
-            error = failure(opened, request(PICTURE), timeout=0.5)
-            if error.code() is CODE.RESOURCE_EXHAUSTED:
-                break
-        assert error.code() is CODE.RESOURCE_EXHAUSTED
-        assert "4 calls are under way" in (error.details() or "")
-        assert int(trailing(error)["grpc-retry-pushback-ms"]) > 0
-        check = opened.unary_unary(
-            "/grpc.health.v1.Health/Check",
-            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
-            response_deserializer=health_pb2.HealthCheckResponse.FromString,
-        )
-        assert check(health_pb2.HealthCheckRequest(), timeout=5).status == health_pb2.HealthCheckResponse.SERVING
-        with Client(f"127.0.0.1:{server.grpc_port}") as client:
-            assert [entry.name for entry in client.models()] == ["linear"]
-    finally:
-        silent.set()
-        for call in stuck:
-            call.cancel()
+    stuck = [sends_nothing.future(never()) for _ in range(8)]
+    assert send(opened, request(PICTURE))
+    silent.set()
+    codes = {call.code() for call in stuck}
+    assert codes == {CODE.INVALID_ARGUMENT}
 
 
 def test_unknown_method(answers: grpc.Channel) -> None:

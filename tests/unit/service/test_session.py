@@ -7,8 +7,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from service import cores
 from service.errors import ModelRejected, SetupError
-from service.session import Provider, Session, buckets, candidates, check_probabilities, check_runtime, cores
+from service.session import Provider, Session, buckets, candidates, check_probabilities, check_runtime
 from tests.onnx_models import LABELS, pictures, probabilities, weights, write_model
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -131,7 +132,7 @@ def test_one_provider(provider: Provider, name: str) -> None:
     assert [asked for asked, _ in fake.asked["providers"]] == [name]
 
 
-@pytest.mark.parametrize(("given", "expected"), [(3, 3), (0, cores())])
+@pytest.mark.parametrize(("given", "expected"), [(3, 3), (0, cores.count())])
 def test_threads(given: int, expected: int) -> None:
     """As many threads share a batch as was said, for 0 as many as there are cores."""
     fake = _Fake(CPU)

@@ -1,0 +1,258 @@
+"""Around every RPC of ours: refuse, parse, failure to status, count and time.
+
+Nothing here waits. A method begins a call on gRPC's polling thread and returns; whoever has the answer gives it.
+Health and reflection are not ours: they have threads of their own and are never refused.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from functools import partial
+from typing import Any, Protocol, TypeAlias, TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+
+from service import logs
+from service.errors import Cancelled, DeadlineExceeded, InvalidInput, Overloaded, RefusalReason, Unavailable
+from service.metrics import Metrics
+from service.rpc.statuses import StatusWithDetails, to_status
+from service.rpc.wire import Wire, handler
+
+Request = TypeVar("Request", bound=Message)
+Parsed_co = TypeVar("Parsed_co", bound=Message, covariant=True)
+
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+"""gRPC's handler of one method; it is generic only for type checkers."""
+
+
+_ANSWER_TO_REQUEST = 0.0002
+"""Seconds: who was just answered hardly asks again so soon (150 us at the least), so a call that comes sooner is
+another caller's, and more of them wait in the sockets: worth a batch."""
+
+
+class Parser(Protocol[Parsed_co]):
+    """A message class."""
+
+    def FromString(self, raw: bytes) -> Parsed_co: ...  # noqa: D102, N802 - protobuf's name
+
+
+def parse(parser: Parser[Request], raw: bytes) -> Request:
+    """Return the message of these bytes.
+
+    Raises:
+        InvalidInput: they are no such message.
+    """
+    try:
+        return parser.FromString(raw)
+    except DecodeError:
+        raise InvalidInput("request", f"{len(raw):,} bytes that are no message of this method") from None
+
+
+class Record:
+    """Counts, times and logs the calls of one method.
+
+    Args:
+        method: its name.
+        metrics: where calls are counted.
+        access_log: log answered calls too, one line each.
+    """
+
+    def __init__(self, method: str, metrics: Metrics, *, access_log: bool = False) -> None:
+        self._method = method
+        self._metrics = metrics
+        self._access_log = access_log
+
+    def answered(self, model: str, call_id: str, seconds: float) -> None:
+        """Record an answer."""
+        self._metrics.call(model, self._method, "OK", seconds)
+        if self._access_log:
+            logs.info("call", method=self._method, model=model, ms=round(seconds * 1000, 3), id=call_id)
+
+    def failed(self, error: Exception, model: str, call_id: str, seconds: float) -> StatusWithDetails:
+        """Record a failure and return its status; refusals, which come by the thousand, share one log line a second."""
+        status = to_status(error)
+        code = status.code.name
+        self._metrics.call(model, self._method, code, seconds)
+        if isinstance(error, Overloaded):
+            self._metrics.refused(model, error.reason)
+            logs.sometimes("calls refused", method=self._method, model=model, reason=str(error))
+        elif status.code is not grpc.StatusCode.INTERNAL:
+            logs.info("call failed", method=self._method, model=model, code=code, reason=str(error), id=call_id)
+        return status
+
+    def refused(self, status: StatusWithDetails, reason: RefusalReason) -> None:
+        """Record a call that was refused before its message was read."""
+        self._metrics.refused("", reason)
+        logs.sometimes("calls refused", method=self._method, reason=status.details)
+        self._metrics.call("", self._method, status.code.name, 0.0)
+
+
+class Call:
+    """One unary call under way, as a method sees it.
+
+    Attributes:
+        deadline: on `time.monotonic`; None where the caller set none.
+        alone: whether no other call is under way.
+        model: set by the method as soon as it is known, for the metrics; likewise `id`, for the log.
+    """
+
+    __slots__ = ("_leave", "_once", "_record", "_started", "_wire", "alone", "deadline", "id", "model")
+
+    def __init__(self, wire: Wire, record: Record, *, alone: bool) -> None:
+        self._wire = wire
+        self._record = record
+        self._started = time.monotonic()
+        self._once = threading.Lock()
+        self._leave: Callable[[], None] | None = None
+        self.alone = alone
+        self.deadline = wire.deadline
+        self.model = ""
+        self.id = ""
+
+    def on_leave(self, leave: Callable[[], None]) -> None:
+        """Call when the caller left before it was answered, or its deadline passed; on gRPC's polling thread."""
+        self._leave = leave
+
+    def answer(self, make: Callable[[], Message]) -> None:
+        """Answer with what `make` returns, or with the status of what it raises; from any thread, once."""
+        if not self._once.acquire(blocking=False):
+            return
+        now = time.monotonic()
+        try:
+            if self.deadline is not None and now >= self.deadline:
+                raise DeadlineExceeded("the deadline passed before the answer was there")
+            raw = make().SerializeToString()
+        except Exception as error:  # noqa: BLE001 - whatever it was, the caller hears of it by the table
+            self._wire.end(status=self._record.failed(error, self.model, self.id, now - self._started))
+        else:
+            self._record.answered(self.model, self.id, now - self._started)
+            self._wire.end(raw)
+
+    def fail(self, error: Exception) -> None:
+        """Answer with the status of a failure."""
+
+        def make() -> Message:
+            raise error
+
+        self.answer(make)
+
+    def over(self) -> None:
+        """Take note that gRPC is done with the call; if it was not answered, its caller left."""
+        if not self._once.acquire(blocking=False):
+            return
+        now = time.monotonic()
+        late = self.deadline is not None and now >= self.deadline
+        error = DeadlineExceeded("the deadline passed") if late else Cancelled("the caller left")
+        self._record.failed(error, self.model, self.id, now - self._started)
+        if self._leave is not None:
+            self._leave()
+
+
+class Calls:
+    """All unary calls of a server.
+
+    Args:
+        limit: how many may be under way; beyond that they are refused before their message is read, which is cheaper
+            than to be refused by the queue and keeps large messages out. May be changed at any time.
+        metrics: where they are counted.
+        access_log: log answered calls too.
+    """
+
+    def __init__(self, limit: int, metrics: Metrics, *, access_log: bool = False) -> None:
+        self.limit = limit
+        self._metrics = metrics
+        self._access_log = access_log
+        self._under_way = 0  # changed by gRPC's one polling thread only
+        self._last = 0.0  # when the last call was begun, and answered if it was alone
+        self._closed = False
+        self._none = threading.Condition()
+        text = "as many calls are under way as the queues hold; try again"
+        self._full = to_status(Overloaded(text, reason="pool_full", retry_after=0.1))
+        self._leaving = to_status(Unavailable("draining; try another server"))
+
+    def unary(
+        self,
+        begin: Callable[[Request, Call], None],
+        parser: Parser[Request],
+        method: str,
+        *,
+        limited: bool = True,
+    ) -> Handler:
+        """Return the gRPC handler of a unary method.
+
+        Args:
+            begin: begins a call and returns, on gRPC's polling thread; what it raises answers the call.
+            parser: of the request.
+            method: its name.
+            limited: whether it is refused when too many calls are under way.
+        """
+        record = Record(method, self._metrics, access_log=self._access_log)
+
+        def arrive(wire: Wire) -> None:
+            if self._refuse(wire, record, limited=limited):
+                return
+            wire.receive(partial(message, wire))
+
+        def message(wire: Wire, raw: bytes | None) -> None:
+            if raw is None:  # the caller left or forgot its message; who left is not there to be told
+                error = InvalidInput("request", "is missing: the call ended without a message")
+                wire.end(status=to_status(error))
+            elif not self._refuse(wire, record, limited=limited):
+                alone = not self._under_way and wire.arrived - self._last > _ANSWER_TO_REQUEST
+                call = Call(wire, record, alone=alone)
+                if self._count(wire, call):
+                    try:
+                        begin(parse(parser, raw), call)
+                    except Exception as error:  # noqa: BLE001 - see Call.answer
+                        call.fail(error)
+                    self._last = time.monotonic()
+
+        return handler(arrive)
+
+    def blocking(
+        self, answer: Callable[[Request, Call], Message], parser: Parser[Request], method: str, pool: Executor
+    ) -> Handler:
+        """Return the gRPC handler of a unary method whose answer takes a while: it is made on a thread of `pool`."""
+
+        def begin(request: Request, call: Call) -> None:
+            pool.submit(call.answer, lambda: answer(request, call))
+
+        return self.unary(begin, parser, method, limited=False)
+
+    def close(self) -> None:
+        """Refuse all new calls from now on."""
+        self._closed = True
+
+    def wait_idle(self, seconds: float) -> bool:
+        """Wait until no call is under way, after `close`; return whether that came to pass within `seconds`."""
+        with self._none:
+            return self._none.wait_for(lambda: not self._under_way, seconds)
+
+    def _refuse(self, wire: Wire, record: Record, *, limited: bool) -> bool:
+        """Refuse a call while draining or full; looked at when it arrives and again when its message is there."""
+        if self._closed:
+            record.refused(self._leaving, "draining")
+            wire.end(status=self._leaving)
+        elif limited and self._under_way >= self.limit:
+            record.refused(self._full, "pool_full")
+            wire.end(status=self._full)
+        else:
+            return False
+        return True
+
+    def _count(self, wire: Wire, call: Call) -> bool:
+        """Count a call until gRPC is done with it; False: it is done already."""
+
+        def over() -> None:
+            self._under_way -= 1
+            call.over()
+            if self._closed and not self._under_way:
+                with self._none:
+                    self._none.notify_all()
+
+        if not wire.on_end(over):
+            return False
+        self._under_way += 1
+        return True

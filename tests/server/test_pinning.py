@@ -1,0 +1,42 @@
+"""Which threads of a server stay on one core: a process of its own, looked at from outside."""
+
+import os
+from pathlib import Path
+
+import psutil
+import pytest
+
+from service.client import Client
+from tests.onnx_models import pictures, write_model
+from tests.processes import ServerProcess
+
+MASK = os.sched_getaffinity(0)
+CORE = max(MASK)
+
+pytestmark = pytest.mark.skipif(len(MASK) < 2, reason="pinning shows only on two cores or more")
+
+
+def masks(server: ServerProcess) -> list[set[int]]:
+    """Return the mask of every thread of the server."""
+    return [os.sched_getaffinity(thread.id) for thread in psutil.Process(server.process.pid).threads()]
+
+
+def test_sessions_have_the_whole_mask(repository: Path) -> None:
+    """With gRPC's threads pinned, ONNX Runtime's threads have the whole mask, those of the last session too."""
+    with ServerProcess(repository, "--pin", "off", "--intra-op-threads", "2") as server:
+        before = len(masks(server))
+    write_model(repository / "another" / "1")
+    with ServerProcess(repository, "--pin", str(CORE), "--intra-op-threads", "2") as server:
+        with Client(server.address) as client:
+            client.classify(*pictures(4), model="linear")
+        found = masks(server)
+    assert len(found) > before
+    # Two sessions of two threads each: the second of each is ONNX Runtime's own; the main thread is a third.
+    assert found.count(MASK) >= 3
+    assert found.count({CORE}) >= 2
+
+
+def test_off_pins_nothing(repository: Path) -> None:
+    """With `--pin off` every thread has the whole mask."""
+    with ServerProcess(repository, "--pin", "off") as server:
+        assert all(mask == MASK for mask in masks(server))

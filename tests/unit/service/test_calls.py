@@ -1,0 +1,251 @@
+"""Calls over a wire that is a fake: what is refused, what is answered, what is counted, in which order ever."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
+
+import grpc
+import pytest
+
+from service.errors import InvalidInput
+from service.metrics import Metrics
+from service.rpc.calls import Call, Calls
+from service.rpc.pb.saccade.v1 import classifier_pb2 as pb
+from service.rpc.wire import Wire
+from tests.fakes import WAIT
+
+CODE = grpc.StatusCode
+REQUEST = pb.ClassifyRequest(id="mine").SerializeToString()
+FAR = 1e9
+
+
+class FakeWire:
+    """One RPC that the test plays gRPC for."""
+
+    def __init__(self, deadline: float | None = None, arrived: float = FAR) -> None:
+        self.deadline = deadline
+        self.arrived = arrived
+        self.on_message: Callable[[bytes | None], None] | None = None
+        self.ends: list[tuple[bytes | None, grpc.Status | None]] = []
+        self.callbacks: list[Callable[[], None]] = []
+        self.is_over = False
+
+    def receive(self, on_message: Callable[[bytes | None], None]) -> None:
+        """Keep what asks for a message."""
+        self.on_message = on_message
+
+    def on_end(self, callback: Callable[[], None]) -> bool:
+        """Keep what is to be told of the end."""
+        self.callbacks.append(callback)
+        return not self.is_over
+
+    def end(self, raw: bytes | None = None, status: grpc.Status | None = None) -> None:
+        """Keep how it ended."""
+        self.ends.append((raw, status))
+
+    def say(self, raw: bytes | None) -> None:
+        """Let the message come."""
+        assert self.on_message is not None, "nobody asked for the message"
+        self.on_message(raw)
+
+    def finish(self) -> None:
+        """Let gRPC be done with it."""
+        for callback in self.callbacks:
+            callback()
+
+    @property
+    def code(self) -> grpc.StatusCode:
+        """The status that it ended with, once."""
+        [(_, status)] = self.ends
+        return CODE.OK if status is None else status.code
+
+
+class Method:
+    """A method whose calls the test answers; and the calls that it begins."""
+
+    def __init__(self, limit: int = 10) -> None:
+        self.metrics = Metrics()
+        self.calls = Calls(limit, self.metrics)
+        self.begun: list[tuple[pb.ClassifyRequest, Call]] = []
+        self._handler = self.calls.unary(lambda *call: self.begun.append(call), pb.ClassifyRequest, "Classify")
+
+    def arrive(self, wire: FakeWire, handler: Any = None) -> FakeWire:  # noqa: ANN401 - gRPC's own type
+        """Hand a call over as gRPC does."""
+        pool = (handler or self._handler).unary_unary.experimental_thread_pool
+        pool._on_arrival(cast("Wire", wire))
+        return wire
+
+    def begin(self, wire: FakeWire | None = None) -> tuple[FakeWire, Call]:
+        """Let a call arrive with its message."""
+        wire = self.arrive(wire or FakeWire())
+        wire.say(REQUEST)
+        return wire, self.begun[-1][1]
+
+    def counted(self, code: str, model: str = "") -> float | None:
+        """Return how many calls of that status were counted."""
+        labels = {"model": model, "method": "Classify", "code": code}
+        return self.metrics.registry.get_sample_value("saccade_requests_total", labels)
+
+
+def test_a_call_is_answered() -> None:
+    """The message reaches the method parsed; the answer leaves as bytes, and is counted under its model."""
+    method = Method()
+    wire, call = method.begin()
+    assert method.begun[0][0].id == "mine"
+    call.model = "linear"
+    call.answer(lambda: pb.ClassifyResponse(id="yours"))
+    assert wire.ends == [(pb.ClassifyResponse(id="yours").SerializeToString(), None)]
+    assert method.counted("OK", "linear") == 1
+
+
+def test_the_first_answer_counts() -> None:
+    """A second answer, and a failure after an answer, are nothing."""
+    method = Method()
+    wire, call = method.begin()
+    call.answer(pb.ClassifyResponse)
+    call.answer(pb.ClassifyResponse)
+    call.fail(InvalidInput("images", "are late"))
+    assert len(wire.ends) == 1
+
+
+def test_what_raises_is_a_status() -> None:
+    """What makes the answer, and the method itself, may raise: the table says what the caller gets."""
+    method = Method()
+    wire, call = method.begin()
+
+    def make() -> pb.ClassifyResponse:
+        raise InvalidInput("images", "is empty")
+
+    call.answer(make)
+    assert wire.code is CODE.INVALID_ARGUMENT
+
+    def begin(_: pb.ClassifyRequest, __: Call) -> None:
+        raise ZeroDivisionError
+
+    wire = method.arrive(FakeWire(), method.calls.unary(begin, pb.ClassifyRequest, "Classify"))
+    wire.say(REQUEST)
+    assert wire.code is CODE.INTERNAL
+
+
+@pytest.mark.parametrize("raw", [b"no message", None])
+def test_no_message(raw: bytes | None) -> None:
+    """Bytes that are no message, or none at all, are INVALID_ARGUMENT, and the method never hears of them."""
+    method = Method()
+    wire = method.arrive(FakeWire())
+    wire.say(raw)
+    assert (wire.code, method.begun) == (CODE.INVALID_ARGUMENT, [])
+
+
+def test_too_many() -> None:
+    """Beyond the limit calls are refused, without their message being asked for, until one of the others is over."""
+    method = Method(limit=2)
+    first, second, third = method.begin()[0], method.begin()[0], method.arrive(FakeWire())
+    assert (third.code, third.on_message) == (CODE.RESOURCE_EXHAUSTED, None)
+    method.begun[0][1].answer(pb.ClassifyResponse)
+    fourth = method.arrive(FakeWire())
+    assert fourth.code is CODE.RESOURCE_EXHAUSTED
+    first.finish()
+    assert method.begin()[0].ends == second.ends == []
+
+
+def test_limit_is_looked_at_again() -> None:
+    """A call that arrived below the limit is refused if its message comes beyond it."""
+    method = Method(limit=1)
+    late = method.arrive(FakeWire())
+    method.begin()
+    late.say(REQUEST)
+    assert late.code is CODE.RESOURCE_EXHAUSTED
+
+
+def test_arrivals_without_a_message_do_not_count() -> None:
+    """However many callers keep their message back, others are taken."""
+    method = Method(limit=1)
+    for _ in range(5):
+        method.arrive(FakeWire())
+    assert method.begin()[0].ends == []
+
+
+def test_closed() -> None:
+    """After `close` a call is UNAVAILABLE, also one whose message comes only now."""
+    method = Method()
+    waiting = method.arrive(FakeWire())
+    method.calls.close()
+    waiting.say(REQUEST)
+    assert (waiting.code, method.arrive(FakeWire()).code) == (CODE.UNAVAILABLE, CODE.UNAVAILABLE)
+
+
+def test_a_caller_who_leaves() -> None:
+    """A call that is over before it was answered gives up its work once, and counts as CANCELLED."""
+    method = Method()
+    wire, call = method.begin()
+    left: list[int] = []
+    call.on_leave(lambda: left.append(1))
+    wire.finish()
+    call.answer(pb.ClassifyResponse)
+    assert (left, wire.ends, method.counted("CANCELLED")) == ([1], [], 1)
+
+
+def test_an_answered_caller_does_not_leave() -> None:
+    """The end of an answered call gives up nothing."""
+    method = Method()
+    wire, call = method.begin()
+    left: list[int] = []
+    call.on_leave(lambda: left.append(1))
+    call.answer(pb.ClassifyResponse)
+    wire.finish()
+    assert (left, method.counted("OK"), method.counted("CANCELLED")) == ([], 1, None)
+
+
+def test_no_answer_after_the_deadline() -> None:
+    """What is ready only after the deadline is DEADLINE_EXCEEDED, and is not even made."""
+    method = Method()
+    wire, call = method.begin(FakeWire(deadline=0.0))
+    call.answer(lambda: pytest.fail("the answer was made"))
+    assert wire.code is CODE.DEADLINE_EXCEEDED
+
+
+def test_a_call_that_ended_as_its_message_came() -> None:
+    """A call that gRPC is done with already is not begun."""
+    method = Method()
+    wire = method.arrive(FakeWire())
+    wire.is_over = True
+    wire.say(REQUEST)
+    assert (method.begun, wire.ends) == ([], [])
+
+
+@pytest.mark.parametrize(("gap", "alone"), [(10.0, True), (0.0, False)])
+def test_alone(gap: float, *, alone: bool) -> None:
+    """A call is alone if none is under way and the last one was a while ago."""
+    method = Method()
+    first, call = method.begin()
+    call.answer(pb.ClassifyResponse)
+    first.finish()
+    assert method.begin(FakeWire(arrived=method.calls._last + gap))[1].alone is alone
+    assert not method.begin()[1].alone
+
+
+def test_idle_is_when_gRPC_is_done() -> None:  # noqa: N802 - its name
+    """`wait_idle` waits for gRPC to be done with the last call, not for its answer only."""
+    method = Method()
+    wire, call = method.begin()
+    method.calls.close()
+    call.answer(pb.ClassifyResponse)
+    assert not method.calls.wait_idle(0)
+    with ThreadPoolExecutor(1) as waiter:
+        idle = waiter.submit(method.calls.wait_idle, WAIT)
+        wire.finish()
+        assert idle.result(WAIT)
+
+
+def test_blocking() -> None:
+    """A blocking method runs on its pool, is refused only while draining, and is answered with what it returns."""
+    method = Method(limit=0)
+    with ThreadPoolExecutor(1) as pool:
+        handler = method.calls.blocking(
+            lambda request, _: pb.ClassifyResponse(id=request.id), pb.ClassifyRequest, "Lists", pool
+        )
+        wire = method.arrive(FakeWire(), handler)
+        wire.say(REQUEST)
+    assert wire.ends == [(pb.ClassifyResponse(id="mine").SerializeToString(), None)]
+    method.calls.close()
+    assert method.arrive(FakeWire(), handler).code is CODE.UNAVAILABLE

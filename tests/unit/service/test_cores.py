@@ -1,0 +1,86 @@
+import os
+from math import inf
+from pathlib import Path
+
+import pytest
+
+from service import cores
+from service.errors import SetupError
+
+FOUR = frozenset({2, 3, 6, 7})
+
+
+def cgroup(folder: Path, **files: str) -> Path:
+    """Return a folder with the files of a cgroup; `__` stands for a slash."""
+    for name, text in files.items():
+        path = folder / name.replace("__", "/").replace("cpu_max", "cpu.max").replace("cpu_cfs", "cpu.cfs")
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text + "\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("files", "quota", "count"),
+    [
+        ({}, inf, 4),
+        ({"cpu_max": "max 100000"}, inf, 4),
+        ({"cpu_max": "200000 100000"}, 2.0, 2),
+        ({"cpu_max": "150000 100000"}, 1.5, 2),
+        ({"cpu_max": "10000 100000"}, 0.1, 1),
+        ({"cpu_max": "900000 100000"}, 9.0, 4),
+        ({"cpu_max": ""}, inf, 4),
+        ({"cpu__cpu_cfs_quota_us": "300000", "cpu__cpu_cfs_period_us": "100000"}, 3.0, 3),
+        ({"cpu__cpu_cfs_quota_us": "-1", "cpu__cpu_cfs_period_us": "100000"}, inf, 4),
+    ],
+)
+def test_quota(tmp_path: Path, files: dict[str, str], quota: float, count: int) -> None:
+    """The cores that count are those of the mask, or fewer where a cgroup of either version allows less."""
+    folder = cgroup(tmp_path, **files)
+    assert (cores.quota(folder), cores.count(FOUR, folder)) == (quota, count)
+
+
+def test_auto_is_a_core_of_the_mask(tmp_path: Path) -> None:
+    """`auto` means a core of the mask, chosen by the process's id."""
+    assert cores.home("auto", FOUR, tmp_path) == sorted(FOUR)[os.getpid() % 4]
+
+
+def test_auto_pins_nothing_under_a_quota(tmp_path: Path) -> None:
+    """`auto` pins nothing where the quota is less than the mask holds."""
+    assert cores.home("auto", FOUR, cgroup(tmp_path, cpu_max="200000 100000")) is None
+
+
+def test_off_and_number(tmp_path: Path) -> None:
+    """`off` pins nothing; a number means that core, also under a quota."""
+    folder = cgroup(tmp_path, cpu_max="200000 100000")
+    assert (cores.home("off", FOUR, folder), cores.home("6", FOUR, folder)) == (None, 6)
+
+
+def test_foreign_core_is_refused(tmp_path: Path) -> None:
+    """A core that is not in the mask is refused, naming those that are."""
+    with pytest.raises(SetupError, match="--pin 4: this process may use the cores 2, 3, 6, 7"):
+        cores.home("4", FOUR, tmp_path)
+
+
+needs_two = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="pinning shows only on two cores or more")
+
+
+@needs_two
+def test_pinned_for_a_while() -> None:
+    """`pinned` keeps the thread on the core and gives it the whole mask back; None changes nothing."""
+    mask = os.sched_getaffinity(0)
+    core = max(mask)
+    with cores.pinned(core):
+        assert os.sched_getaffinity(0) == {core}
+    with cores.pinned(None):
+        assert os.sched_getaffinity(0) == mask
+    assert os.sched_getaffinity(0) == mask
+
+
+@needs_two
+def test_whole_for_a_while() -> None:
+    """`whole` gives a pinned thread the whole mask for a while, then its own back."""
+    mask = os.sched_getaffinity(0)
+    with cores.pinned(min(mask)):
+        with cores.whole():
+            assert os.sched_getaffinity(0) == mask
+        assert os.sched_getaffinity(0) == {min(mask)}
