@@ -10,8 +10,10 @@ ROOT = Path(__file__).parents[1]
 
 SERVER = [
     ["service.errors", "service.logs"],
-    ["service.budget", "service.config", "service.formats", "service.manifest", "service.rpc.pb", "service.rpc.pools"],
-    ["service.metrics"],
+    ["service.budget", "service.config", "service.formats", "service.wire", "service.rpc.pb", "service.rpc.pools"],
+    ["service.manifest", "service.scores"],
+    ["service.graph", "service.metrics", "service.tensors"],
+    ["service.foreign", "service.normalise"],
     ["service.image", "service.session", "service.batcher"],
     ["service.model"],
     ["service.repository"],

@@ -8,7 +8,8 @@ import numpy.typing as npt
 import pytest
 
 from service.errors import ModelRejected, SetupError
-from service.session import Provider, Session, buckets, candidates, check_probabilities, check_runtime, cores
+from service.scores import check_probabilities
+from service.session import Provider, Session, buckets, candidates, check_runtime, cores
 from tests.onnx_models import LABELS, pictures, probabilities, weights, write_model
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
