@@ -128,9 +128,8 @@ def complete(fields: Mapping[str, object], tensor: Tensor, classes: int, graph: 
     if "labels" not in given:
         given["labels"] = tuple(f"class {index}" for index in range(classes))
         notes.append(f"labels class 0 to class {classes - 1}")
-    spec, sentence = _preprocessing(validate(_Said, fields).preprocessing, tensor, graph)
-    if sentence:
-        notes.append(sentence)
+    spec, guesses = _preprocessing(validate(_Said, fields).preprocessing, tensor, graph)
+    notes += guesses
     own = fields.get("preprocessing")
     given["preprocessing"] = spec | {k: v for k, v in (own.items() if isinstance(own, dict) else ()) if v is not None}
     given.setdefault("precision", _precision(tensor, graph))
@@ -138,8 +137,8 @@ def complete(fields: Mapping[str, object], tensor: Tensor, classes: int, graph: 
     return Completed(validate(Manifest, given), tuple(notes))
 
 
-def _preprocessing(said: _Input, tensor: Tensor, graph: Graph) -> tuple[dict[str, Any], str]:
-    """Return fields for what is not said, and a sentence on those that are a guess."""
+def _preprocessing(said: _Input, tensor: Tensor, graph: Graph) -> tuple[dict[str, Any], list[str]]:
+    """Return fields for what is not said, and what is shown of those that are a guess."""
     height, width, channels = tensor.picture
     spec: dict[str, Any] = {"height": height, "width": width, "channels": channels}
     floats = tensor.datatype != "UINT8"
@@ -155,12 +154,12 @@ def _preprocessing(said: _Input, tensor: Tensor, graph: Graph) -> tuple[dict[str
         spec |= numbers
         guesses += [sentence] if sentence else []
     elif None in (said.height, said.width, said.channels):
-        guesses.append("pixels 0 to 255" + (", RGB" if channels == 3 else ""))
+        guesses.append("RGB pixels 0 to 255" if channels == 3 else "pixels 0 to 255")
     if said.fit is None and guesses:
         crop = channels == 3 and min(height, width) >= SMALL
         spec |= CENTRE if crop else {}
         guesses.append("the middle of a picture" if crop else "the whole picture")
-    return spec, "; ".join(guesses)
+    return spec, guesses
 
 
 def _numbers(said: _Input, tensor: Tensor, graph: Graph) -> tuple[Normalisation, str]:
@@ -184,7 +183,7 @@ def _normalisation(tensor: Tensor, graph: Graph) -> tuple[Normalisation, str]:
     if channels == 1:
         return RAW, "pixels 0 to 255"
     if "caffe" in graph.producer.lower():
-        return CAFFE, "BGR pixels 0 to 255 less ImageNet's mean, since it was made from Caffe"
+        return CAFFE, "BGR pixels 0 to 255 less ImageNet's mean since it was made from Caffe"
     if (height, width) == (32, 32):
         return CIFAR10, "RGB pixels 0 to 1 with CIFAR-10's mean and deviation"
     return IMAGENET, "RGB pixels 0 to 1 with ImageNet's mean and deviation"

@@ -205,7 +205,7 @@ def metadata(model: Path) -> dict[str, str]:
         with model.open("rb") as file:
             reader = wire.Wire(file)
             return dict(
-                _entry(reader, field)
+                entry(reader, field)
                 for field in reader.fields(model.stat().st_size)
                 if field.number == METADATA and field.wire_type == wire.BYTES
             )
@@ -230,8 +230,13 @@ def golden_sample(picture: bytes, label: int, probabilities: Iterator[float] | l
     return GoldenSample(picture=base64.b64encode(picture), label=label, probabilities=tuple(probabilities))
 
 
-def _entry(reader: wire.Wire, field: wire.Field) -> tuple[str, str]:
-    """Return (key, value) of one metadata entry: a StringStringEntryProto, whose key is 1 and value 2."""
+def entry(reader: wire.Wire, field: wire.Field) -> tuple[str, str]:
+    """Return (key, value) of one metadata entry: a StringStringEntryProto, whose key is 1 and value 2.
+
+    Raises:
+        ValueError: it is not whole.
+        ModelRejected: it is too large.
+    """
     if field.size > MAX_BYTES:
         raise ModelRejected(f"a metadata entry has {field.size:,} bytes; the limit is {MAX_BYTES:,}")
     parts = {

@@ -143,7 +143,8 @@ class Model:
         """What an operator should know of it while it is served; empty when there is nothing."""
         notices = [] if self.facts.verified else ["unverified: the file carries no golden samples"]
         if self.facts.inferred:
-            notices.append(f"inferred: {', '.join(self.facts.inferred)}")
+            inferred = ", ".join(self.facts.inferred)
+            notices.append(f"inferred, unless manifest.json or labels.txt beside it say otherwise: {inferred}")
         if self._faults:
             notices.append(f"{self._faults} calls got values that are not finite")
         return "; ".join(notices)
@@ -329,7 +330,7 @@ def load_model(path: Path, name: str, version: int, options: Options, metrics: M
             logs.warning("provider passed over", model=name, version=version, reasons="; ".join(reasons))
         inferred = (*session.assumed, *inferred)
         if inferred:
-            logs.warning("manifest inferred", model=name, version=version, inferred="; ".join(inferred))
+            logs.warning("manifest inferred", model=name, version=version, inferred=", ".join(inferred))
         facts = Facts(name, version, provider, manifest.precision, verified, sha256(*files), inferred)
         return Model(facts, manifest, session, costs=costs, options=options, metrics=metrics)
     raise ModelRejected("; ".join(reasons) or f"no provider for --provider {options.provider}")

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from service import logs, scores, tensors
 from service.errors import ModelRejected, SetupError
+from service.manifest import Scores
 from service.tensors import Expected
 
 Provider = Literal["cuda", "cpu"]
@@ -125,6 +126,11 @@ class Session:
         return self.input.picture
 
     @property
+    def gives(self) -> Scores:
+        """What the graph itself gives; `run` gives probabilities either way."""
+        return "logits" if self._logits else "probabilities"
+
+    @property
     def on_own_thread(self) -> bool:
         """Whether only one thread may run it, as GPU providers want."""
         return self.provider != "cpu"
@@ -171,13 +177,12 @@ class Session:
             alone = np.concatenate([self._rows(pair[:1]), self._rows(pair[1:])])
             if not self._same_together(pair, alone):
                 self._fixed = 1
-                self.assumed += ("one picture at a time, since its graph answers two together wrongly",)
+                self.assumed += ("one picture at a time since its graph answers two together wrongly",)
         else:
             alone = self._rows(pair)
         if not known:
             self._logits = not scores.are_probabilities(alone)
-            found = "logits, so a softmax is added" if self._logits else "probabilities"
-            self.assumed += (f"its scores are {found}, by what it gives for generated samples",)
+            self.assumed += (f"its scores are {self.gives} by what it gives for generated samples",)
         return int(alone.shape[1])
 
     def _same_together(self, samples: npt.NDArray[Any], alone: npt.NDArray[np.float32]) -> bool:

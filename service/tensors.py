@@ -139,7 +139,7 @@ def read_input(ports: Sequence[Port], expected: Expected) -> Input:
         if sides[place] is None:
             sides[place] = getattr(expected, name) or (DEFAULT_SIDE if name != "channels" else 3)
             if getattr(expected, name) is None:
-                assumed.append(f"{name} {sides[place]}, which the graph leaves free")
+                assumed.append(f"{name} {sides[place]} since the graph leaves it free")
     shape = tuple(size for size in sides if size is not None)
     if max(shape) > 4096:
         raise ModelRejected(f"{what}; a picture has at most 4,096 rows and columns")

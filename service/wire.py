@@ -110,17 +110,3 @@ class Wire:
                 return value
             shift += 7
         raise ValueError("cut varint")
-
-
-def encode_field(number: int, content: bytes) -> bytes:
-    """Return a field of bytes as it stands in a message."""
-    return encode_varint(number << 3 | BYTES) + encode_varint(len(content)) + content
-
-
-def encode_varint(value: int) -> bytes:
-    """Return a whole number from 0 as a varint."""
-    parts = bytearray()
-    while value > 0x7F:
-        parts.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*parts, value])
