@@ -25,8 +25,8 @@ LARGEST_BATCH = 8
 MAX_PIXELS = 1 << 22
 """Of a drawn picture, far more than it has."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_NO_NAMES = {"model", "liveness"}
-"""What says nothing, and what is the name of a health service."""
+_RESERVED = "liveness"
+"""A health service's name."""
 
 Fields = dict[str, Any]
 
@@ -173,8 +173,8 @@ def _golden_samples(session: Session, manifest: Manifest) -> tuple[GoldenSample,
 
 
 def _model_name(path: Path, name: str) -> str:
-    name = name or ("" if path.stem in _NO_NAMES else path.stem)
-    if not _NAME.fullmatch(name):
+    name = name or ("" if path.stem == "model" else path.stem)
+    if not _NAME.fullmatch(name) or name == _RESERVED:
         raise SetupError(f"a model cannot be called {name!r}: say --name, of letters, digits, '.', '_' and '-'")
     return name
 

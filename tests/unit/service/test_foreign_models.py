@@ -80,14 +80,14 @@ def test_samples(written: dict[str, Any], load: Load) -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "numbers"),
-    [({}, CIFAR10), ({"side": 40}, IMAGENET), ({"producer": "onnx-caffe2"}, CAFFE)],
+    ("said", "producer", "numbers"),
+    [({"preprocessing": CIFAR10}, "", CIFAR10), ({}, "", IMAGENET), ({}, "onnx-caffe2", CAFFE)],
+    ids=["said", "inferred", "Caffe's"],
 )
-def test_pictures(written: dict[str, Any], numbers: dict[str, Any], tmp_path: Path, load: Load) -> None:
-    """Pictures are prepared by what was inferred or said, and run together with samples."""
+def test_pictures(said: dict[str, Any], producer: str, numbers: dict[str, Any], tmp_path: Path, load: Load) -> None:
+    """Pictures are prepared by what was said or inferred, and run together with samples."""
     gain = 1.0 if numbers is CAFFE else 30.0
-    path = write_foreign(tmp_path, batch="N", gain=gain, producer=written.get("producer", ""))
-    said = {} if numbers is CAFFE else {"preprocessing": {**numbers, "fit": "stretch"}}
+    path = write_foreign(tmp_path, batch="N", gain=gain, producer=producer)
     (tmp_path / "manifest.json").write_text(json.dumps(said))
     model = load(path)
     prepared = normalised(PICTURES, numbers)
@@ -104,6 +104,15 @@ def test_bytes(layout: str, load: Load) -> None:
     expected = probabilities(np.ascontiguousarray(placed), layer(gain=1.0))
     np.testing.assert_allclose(rows(model, [image.encode_png(p) for p in PICTURES]), expected, atol=1e-6)
     np.testing.assert_allclose(rows(model, [*placed]), expected, atol=1e-6)
+
+
+def test_half_precision(load: Load) -> None:
+    """A graph that takes float16 gets float16, of samples and of pictures."""
+    model = load(datatype=TensorProto.FLOAT16)
+    given = samples(3).astype(np.float16)
+    assert (model.input.datatype, model.facts.precision) == ("FP16", "fp16")
+    np.testing.assert_allclose(rows(model, [*given]), probabilities(given, layer()), atol=1e-6)
+    assert len(model.classify([image.encode_png(PICTURES[0])]).classifications) == 1
 
 
 def test_grey(load: Load) -> None:
