@@ -167,7 +167,8 @@ def _numbers(said: _Input, tensor: Tensor, graph: Graph) -> tuple[Normalisation,
     if said.scale is not None:
         return {}, ""
     if said.mean is not None or said.std is not None:
-        numbers, what = (RAW, "0 to 255") if max(map(abs, said.mean or said.std or ())) > 1 else (UNIT, "0 to 1")
+        large = max(map(abs, said.mean or said.std or ()), default=0) > 1
+        numbers, what = (RAW, "0 to 255") if large else (UNIT, "0 to 1")
         return numbers, f"mean and std are of pixels {what}"
     numbers, what = _normalisation(tensor, graph)
     if said.order not in {None, numbers.get("order", "RGB")}:

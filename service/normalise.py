@@ -28,8 +28,8 @@ class Normalise:
         self._dtype = tensor.dtype
         self._shape = tensor.shape[1:]
         self._first = tensor.layout == "NCHW"
-        self._from = [channels - 1 - place if spec.order == "BGR" else place for place in range(channels)]
-        self._as_it_is = not self._first and spec.order == "RGB" and tensor.datatype == "UINT8"
+        self._reversed = spec.order == "BGR"
+        self._as_it_is = not self._first and not self._reversed and tensor.datatype == "UINT8"
         scale = 1.0 if spec.scale is None else spec.scale
         mean, std = np.array(spec.mean or [0.0] * channels), np.array(spec.std or [1.0] * channels)
         # With the channels before the rows each plane has its own number; else a whole row of pixels is one vector.
@@ -44,12 +44,7 @@ class Normalise:
         """Return the sample of one picture."""
         if self._as_it_is:
             return pixels
-        placed = np.empty(self._shape, np.uint8)
-        for place, channel in enumerate(self._from):
-            if self._first:
-                placed[place] = pixels[:, :, channel]
-            else:
-                placed[:, :, place] = pixels[:, :, channel]
+        placed = self._placed(pixels)
         if self._dtype is np.uint8:
             return placed
         sample = placed.reshape(self._planes).astype(np.float32)
@@ -61,3 +56,13 @@ class Normalise:
     def batch(self, pictures: Pixels) -> npt.NDArray[Any]:
         """Return the samples [N, ...] of pictures [N, height, width, channels]."""
         return pictures if self._as_it_is else np.stack([self(picture) for picture in pictures])
+
+    def _placed(self, pixels: Pixels) -> Pixels:
+        """Return the bytes in the graph's layout and order of colours."""
+        if not self._first and not self._reversed:
+            return pixels
+        placed = np.empty(self._shape, np.uint8)
+        for place in range(pixels.shape[2]):
+            plane = pixels[:, :, -1 - place if self._reversed else place]
+            placed[place if self._first else (..., place)] = plane
+        return placed

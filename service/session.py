@@ -198,7 +198,9 @@ class Session:
         options = _onnxruntime().SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3  # its warnings, of initialisers that old files list twice, are no log lines
+        # Its own lines are none of our log's: warnings of initialisers that old files list twice, and errors that on
+        # the CPU come as exceptions too. A GPU provider that cannot be loaded says why in such a line only.
+        options.log_severity_level = 4 if self.provider == "cpu" else 3
         # Spinning threads take the cores from everybody else: with one busy neighbour 29 ms became 107, without 66.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         name = _NAMES[self.provider]

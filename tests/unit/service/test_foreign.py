@@ -155,6 +155,7 @@ def test_bytes_take_no_arithmetic(said: dict[str, Any]) -> None:
         ({"preprocessing": []}, r"manifest's preprocessing cannot"),
         ({"preprocessing": {"height": 0}}, r"preprocessing\.height"),
         ({"preprocessing": {"layout": "CHWN"}}, r"preprocessing\.layout"),
+        ({"preprocessing": {"mean": []}}, r"preprocessing.*mean has 0 values, the input 3 channels"),
         ({"preprocessing": {"mean": [1.0]}}, r"preprocessing.*mean has 1 values, the input 3 channels"),
         ({"preprocessing": {"scale": 1.0, "std": [0.0, 1, 1]}}, r"preprocessing\.std\.0"),
         ({"preprocessing": {"order": "GRB"}}, r"preprocessing\.order"),
