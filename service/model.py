@@ -5,23 +5,28 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from math import isfinite
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from service import cores, image, logs
+from service import cores, foreign, image, logs
 from service.batcher import Batcher, BatchRun, Outcome, Pending, Ticket
 from service.budget import PixelBudget
 from service.decoder import Decoder, Work
 from service.errors import Cancelled, DeadlineExceeded, InferenceFailed, InvalidInput, ModelRejected
-from service.manifest import Manifest, Precision, read_manifest, sha256
+from service.graph import external_files, read_graph
+from service.manifest import Manifest, Precision, read_fields, sha256
 from service.metrics import Metrics
-from service.session import Create, Provider, Session, candidates, check_probabilities
+from service.normalise import Normalise
+from service.scores import Best, best_of, check_probabilities
+from service.session import Create, Provider, Session, candidates
+from service.tensors import Expected, Tensor, with_classes
 
-Picture: TypeAlias = bytes | image.Pixels
+Sample: TypeAlias = npt.NDArray[Any]
+"""One sample as the graph takes it: shape and datatype of `Model.input`, less the first dimension."""
+Picture: TypeAlias = bytes | image.Pixels | Sample
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 Probabilities: TypeAlias = npt.NDArray[np.float32]
 
@@ -34,9 +39,6 @@ thread costs 0.15 ms, and a longer one would keep other calls waiting."""
 TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "fp16": 5e-3, "bf16": 3e-2, "int8": 3e-2}
 """Largest difference from a golden sample's probabilities. fp32 differs by 2e-8 between batch sizes and by up to 1e-5
 between providers; a broken kernel, a wrong channel order or a wrong file differ by tenths."""
-
-
-_FEW_CLASSES = 32
 
 
 @dataclass(slots=True)  # not frozen: five of them are made for each picture, and frozen ones cost three times as much
@@ -59,17 +61,10 @@ class Answer(NamedTuple):
 
 
 class _Item(NamedTuple):
-    """One picture in the queue, and how many classes its caller asks for."""
+    """One picture in the queue as the graph takes it, and how many classes its caller asks for."""
 
-    pixels: Pixels
+    pixels: Sample
     k: int
-
-
-class _Best(NamedTuple):
-    """The best classes of one picture, falling, and their probabilities; None where they are not finite."""
-
-    indices: list[int]
-    probabilities: list[float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +98,8 @@ class Facts:
     precision: Precision
     verified: bool
     sha256: str
+    inferred: tuple[str, ...] = ()
+    """What the file does not say of itself, and how it is taken; see service.foreign."""
 
 
 class Model:
@@ -129,12 +126,14 @@ class Model:
     ) -> None:
         self.facts = facts
         self.manifest = manifest
+        self.input: Tensor = sessions[0].input
+        self._normalise = Normalise(manifest.preprocessing, self.input)
         self._max_pixels, self._budget = options.max_pixels, options.budget
         self._decoder = options.decoder or Decoder(cores.count(), cores.unpin)
         self._faults = 0
         own_thread = any(session.on_own_thread for session in sessions)
         small = not own_thread and len(sessions) == 1 and min(costs.values()) <= DIRECT_SECONDS
-        self._batcher: Batcher[_Item, _Best | None] = Batcher(
+        self._batcher: Batcher[_Item, Best | None] = Batcher(
             [partial(self._run, session) for session in sessions],
             costs=costs,
             queue_size=options.queue_size,
@@ -151,9 +150,17 @@ class Model:
     def notice(self) -> str:
         """What an operator should know of it while it is served; empty when there is nothing."""
         notices = [] if self.facts.verified else ["unverified: the file carries no golden samples"]
+        if self.facts.inferred:
+            inferred = ", ".join(self.facts.inferred)
+            notices.append(f"inferred, unless manifest.json or labels.txt beside it say otherwise: {inferred}")
         if self._faults:
             notices.append(f"{self._faults} calls got values that are not finite")
         return "; ".join(notices)
+
+    @property
+    def output(self) -> Tensor:
+        """What every model gives: `probabilities`, float32 [-1, classes], whatever its graph calls its scores."""
+        return with_classes(len(self.manifest.labels))
 
     @property
     def max_batch_size(self) -> int:
@@ -164,7 +171,7 @@ class Model:
         """Return the most probable categories of each picture; for callers with a thread to wait on.
 
         Args:
-            pictures: encoded files or raw pixels, at least one.
+            pictures: encoded files, raw pixels or samples as the graph takes them, at least one.
             top_k: how many categories each; 0 means 5, more than there are gives all.
             deadline: on `time.monotonic`; None for no deadline.
 
@@ -229,15 +236,15 @@ class Model:
         self._metrics.served(now=False)
 
     def _is_input(self, picture: Picture) -> bool:
-        """Return whether a picture is already what the network takes, so that nothing is left to do."""
-        spec = self.manifest.preprocessing
-        return not isinstance(picture, bytes) and (picture.height, picture.width, picture.channels) == (
-            spec.height,
-            spec.width,
-            spec.channels,
-        )
+        """Return whether a picture is already what the network takes, so that next to nothing is left to do."""
+        if isinstance(picture, bytes):
+            return False
+        if not isinstance(picture, image.Pixels):
+            return True
+        said = (picture.height, picture.width, picture.channels)
+        return said == self.input.picture and self._normalise.as_it_is
 
-    def _answer(self, outcome: Outcome[_Best | None], k: int, decode: float) -> Answer:
+    def _answer(self, outcome: Outcome[Best | None], k: int, decode: float) -> Answer:
         """Return and record what a request gets."""
         classifications = self._categories(outcome.results, k)
         self._metrics.answer(
@@ -248,16 +255,21 @@ class Model:
         )
         return Answer(classifications, decode, outcome.queue_seconds, outcome.run_seconds, outcome.batch_size)
 
-    def _pixels(self, number: int, picture: Picture, deadline: float | None) -> Pixels:
+    def _pixels(self, number: int, picture: Picture, deadline: float | None) -> Sample:
         spec, most, budget = self.manifest.preprocessing, self._max_pixels, self._budget
         try:
             if isinstance(picture, bytes):
-                return image.decode(picture, spec, max_pixels=most, budget=budget, deadline=deadline)
-            return image.from_pixels(picture, spec, max_pixels=most, budget=budget, deadline=deadline)
+                pixels = image.decode(picture, spec, max_pixels=most, budget=budget, deadline=deadline)
+            elif isinstance(picture, image.Pixels):
+                pixels = image.from_pixels(picture, spec, max_pixels=most, budget=budget, deadline=deadline)
+            else:
+                self.input.check(picture)
+                return picture
+            return self._normalise(pixels)
         except InvalidInput as error:
             raise InvalidInput(error.field.replace("image", f"images[{number}]", 1), error.reason) from None
 
-    def _run(self, session: Session, items: Sequence[_Item]) -> list[_Best | None]:
+    def _run(self, session: Session, items: Sequence[_Item]) -> list[Best | None]:
         """Run one batch and return the best classes of each picture, as many as the most that anybody asks for."""
         pixels = [item.pixels for item in items]
         probabilities = session.run(pixels[0][np.newaxis] if len(pixels) == 1 else np.stack(pixels))
@@ -266,7 +278,7 @@ class Model:
     def _record_batch(self, batch: BatchRun) -> None:
         self._metrics.batch(batch.size)
 
-    def _categories(self, rows: Sequence[_Best | None], k: int) -> list[list[Category]]:
+    def _categories(self, rows: Sequence[Best | None], k: int) -> list[list[Category]]:
         """Return the k best of each row with their labels."""
         labels = self.manifest.labels
         if None in rows:
@@ -289,7 +301,7 @@ class _Request:
     def __init__(
         self,
         model: Model,
-        ticket: Ticket[_Item, _Best | None],
+        ticket: Ticket[_Item, Best | None],
         k: int,
         on_done: Callable[[Callable[[], Answer]], None],
     ) -> None:
@@ -299,7 +311,7 @@ class _Request:
         self._on_done = on_done
         self._decode = 0.0
         self._left = False
-        self._pending: Pending[_Item, _Best | None] | None = None
+        self._pending: Pending[_Item, Best | None] | None = None
 
     def leave(self) -> None:
         """Give it up: what has not run yet never will."""
@@ -331,7 +343,7 @@ class _Request:
         if self._left:
             self.leave()
 
-    def _ended(self, pending: Pending[_Item, _Best | None]) -> None:
+    def _ended(self, pending: Pending[_Item, Best | None]) -> None:
         self._on_done(lambda: self._model._answer(pending.outcome(), self._k, self._decode))
 
 
@@ -340,32 +352,9 @@ def _raise(error: Exception) -> Answer:
 
 
 def _bytes(picture: Picture) -> int:
+    if isinstance(picture, np.ndarray):
+        return picture.nbytes
     return len(picture if isinstance(picture, bytes) else picture.data)
-
-
-def best_of(probabilities: Probabilities, k: int) -> list[_Best | None]:
-    """Return the k best classes of each row, falling, ties by index; None for a row that is not finite.
-
-    For few classes Python's own sort takes 4 us a row, where numpy's takes 45 us a batch. Of many classes only those
-    that reach the k-th largest value are sorted: 12 us a row of 1,000 instead of 45.
-    """
-    classes = probabilities.shape[1]
-    if classes <= _FEW_CLASSES or k >= classes:
-        return [_best(range(classes), row, k) for row in probabilities.tolist()]
-    least = np.partition(probabilities, classes - k, axis=1)[:, classes - k, np.newaxis]
-    finite = [bool(fine) for fine in np.isfinite(probabilities).all(axis=1)]
-    rows: list[_Best | None] = []
-    for row, able, fine in zip(probabilities, probabilities >= least, finite, strict=True):
-        candidates = np.flatnonzero(able)
-        rows.append(_best(candidates.tolist(), row[candidates].tolist(), k) if fine else None)
-    return rows
-
-
-def _best(indices: Sequence[int], values: list[float], k: int) -> _Best | None:
-    if not isfinite(sum(values)):  # probabilities are so small that only what is not finite gives that
-        return None
-    order = sorted(range(len(values)), key=values.__getitem__, reverse=True)[:k]  # stable: of equals the first stays
-    return _Best([indices[place] for place in order], [values[place] for place in order])
 
 
 def load_model(path: Path, name: str, version: int, options: Options, metrics: Metrics) -> Model:
@@ -374,14 +363,17 @@ def load_model(path: Path, name: str, version: int, options: Options, metrics: M
     Raises:
         ModelRejected: no provider that was asked for can run it right; the text says why for each.
     """
-    manifest = read_manifest(path)
+    fields, graph = read_fields(path), read_graph(path)
+    files = [path, *external_files(path, graph)]
+    expected = foreign.expected(fields, graph)
     reasons = []
     for provider in candidates(options.provider, options.available):
         try:
-            sessions = [open_session(path, provider, options) for _ in range(options.instances)]
+            sessions = [open_session(path, provider, options, expected) for _ in range(options.instances)]
+            manifest, inferred = foreign.complete(fields, sessions[0].input, sessions[0].classes, graph)
             check_against_manifest(sessions[0], manifest)
             costs, *_ = [session.warm_up() for session in sessions]
-            verified, *_ = [self_test(session.run, manifest, options) for session in sessions]
+            verified, *_ = [self_test(on_pixels(session, manifest), manifest, options) for session in sessions]
         except ModelRejected as error:
             reasons.append(f"{provider}: {error}")
             continue
@@ -391,12 +383,15 @@ def load_model(path: Path, name: str, version: int, options: Options, metrics: M
             continue
         if reasons:
             logs.warning("provider passed over", model=name, version=version, reasons="; ".join(reasons))
-        facts = Facts(name, version, provider, manifest.precision, verified, sha256(path))
+        inferred = (*sessions[0].assumed, *inferred)
+        if inferred:
+            logs.warning("manifest inferred", model=name, version=version, inferred=", ".join(inferred))
+        facts = Facts(name, version, provider, manifest.precision, verified, sha256(*files), inferred)
         return Model(facts, manifest, sessions, costs=costs, options=options, metrics=metrics)
     raise ModelRejected("; ".join(reasons) or f"no provider for --provider {options.provider}")
 
 
-def open_session(path: Path, provider: Provider, options: Options) -> Session:
+def open_session(path: Path, provider: Provider, options: Options, expected: Expected) -> Session:
     """Return one session of a model file; the cores are shared by the instances.
 
     Raises:
@@ -407,8 +402,15 @@ def open_session(path: Path, provider: Provider, options: Options) -> Session:
         provider,
         intra_op_threads=options.intra_op_threads or max(1, cores.count() // options.instances),
         max_batch_size=options.max_batch_size,
+        expected=expected,
         create=options.create_session,
     )
+
+
+def on_pixels(session: Session, manifest: Manifest) -> Callable[[Pixels], Probabilities]:
+    """Return what gives the probabilities of pictures uint8 [N, height, width, channels], whatever the graph takes."""
+    normalise = Normalise(manifest.preprocessing, session.input)
+    return lambda pixels: session.run(normalise.batch(pixels))
 
 
 def check_against_manifest(session: Session, manifest: Manifest) -> None:

@@ -8,6 +8,7 @@ python -m tests.benchmarks.overload [--seconds 5] [--deadline-ms 200] [--kind pi
 
 import argparse
 import asyncio
+import io
 import random
 import sys
 import tempfile
@@ -19,10 +20,10 @@ from typing import Any
 
 import grpc.aio
 import numpy as np
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from service import image
 from service.config import load_settings
 from service.metrics import Metrics
 from service.rpc.pb.saccade.v1 import classifier_pb2 as pb
@@ -62,7 +63,7 @@ async def offer(address: str, request: bytes, rate: float, seconds: float, deadl
 
     due = time.monotonic()
     end = due + seconds
-    tasks = []
+    tasks: list[asyncio.Task[None]] = []
     while due < end:
         due += numbers.expovariate(rate)
         await asyncio.sleep(max(0.0, due - time.monotonic()))
@@ -77,8 +78,9 @@ def message(kind: str) -> bytes:
     """Return a request with one picture of that kind."""
     picture = pictures(1)[0]
     if kind == "jpeg":
-        large = np.kron(picture, np.ones((40, 40, 1), np.uint8))
-        return pb.ClassifyRequest(images=[pb.Image(encoded=image.encode_jpeg(large))]).SerializeToString()
+        file = io.BytesIO()
+        Image.fromarray(np.kron(picture[:, :, 0], np.ones((40, 40), np.uint8))).save(file, "JPEG")
+        return pb.ClassifyRequest(images=[pb.Image(encoded=file.getvalue())]).SerializeToString()
     height, width, channels = picture.shape
     pixels = pb.Pixels(height=height, width=width, channels=channels, data=picture.tobytes())
     return pb.ClassifyRequest(images=[pb.Image(pixels=pixels)]).SerializeToString()

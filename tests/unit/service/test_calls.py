@@ -71,7 +71,8 @@ class Method:
 
     def arrive(self, wire: FakeWire, handler: Any = None) -> FakeWire:  # noqa: ANN401 - gRPC's own type
         """Hand a call over as gRPC does."""
-        pool = (handler or self._handler).unary_unary.experimental_thread_pool
+        method: Any = (handler or self._handler).unary_unary
+        pool = method.experimental_thread_pool
         pool._on_arrival(cast("Wire", wire))
         return wire
 
