@@ -1,7 +1,7 @@
 """One served version of a model: pictures in, top-k labels out."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -47,18 +47,28 @@ class Answer(NamedTuple):
     batch_size: int
 
 
+class Rows(NamedTuple):
+    """What one request for whole rows gets: probabilities [N, classes], and where the time went, as in Answer."""
+
+    probabilities: Probabilities
+    decode: float
+    queue: float
+    inference: float
+    batch_size: int
+
+
 class _Item(NamedTuple):
-    """One picture in the queue, and how many classes its caller asks for."""
+    """One picture in the queue, and how many classes its caller asks for; 0: the whole row."""
 
     pixels: Pixels
     k: int
 
 
 class _Best(NamedTuple):
-    """The best classes of one picture, falling, and their probabilities; None where they are not finite."""
+    """The best classes of one picture, falling, and their probabilities; of a whole row there are no indices."""
 
     indices: list[int]
-    probabilities: list[float]
+    probabilities: Sequence[float] | Probabilities
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +203,30 @@ class Model:
             pending = ticket.start(items, lambda pending: on_done(lambda: self._answer(pending.outcome(), k, decode)))
         return lambda: self._batcher.leave(pending)
 
+    def probabilities(
+        self, pictures: Sequence[Picture], *, deadline: float | None = None, watch: Watch = lambda _: True
+    ) -> Rows:
+        """Return the probabilities of all classes for each picture; arguments and errors as in `classify`."""
+        _check_some(pictures)
+        with self._batcher.admit(len(pictures), deadline=deadline) as ticket:
+            items, decode = self._decode(pictures, 0, deadline)
+            outcome = ticket.submit(items, watch)
+        return self._rows(outcome, decode)
+
+    def start_probabilities(
+        self,
+        pictures: Sequence[Picture],
+        *,
+        deadline: float | None = None,
+        on_done: Callable[[Callable[[], Rows]], None],
+    ) -> Callable[[], None]:
+        """Begin as `probabilities` does; return, once the pictures are queued, what gives them up; see `start`."""
+        _check_some(pictures)
+        with self._batcher.admit(len(pictures), deadline=deadline) as ticket:
+            items, decode = self._decode(pictures, 0, deadline)
+            pending = ticket.start(items, lambda pending: on_done(lambda: self._rows(pending.outcome(), decode)))
+        return lambda: self._batcher.leave(pending)
+
     def drain(self, seconds: float) -> None:
         """Answer what was admitted, for at most `seconds`, and stop."""
         self._batcher.drain(seconds)
@@ -201,8 +235,7 @@ class Model:
 
     def _most(self, pictures: Sequence[Picture], top_k: int) -> int:
         """Return how many classes each picture gets."""
-        if not pictures:
-            raise InvalidInput("images", "is empty; send at least 1 picture")
+        _check_some(pictures)
         return min(top_k or DEFAULT_TOP_K, len(self.manifest.labels))
 
     def _decode(self, pictures: Sequence[Picture], k: int, deadline: float | None) -> tuple[list[_Item], float]:
@@ -222,6 +255,19 @@ class Model:
         )
         return Answer(classifications, decode, outcome.queue_seconds, outcome.run_seconds, outcome.batch_size)
 
+    def _rows(self, outcome: Outcome[_Best | None], decode: float) -> Rows:
+        """Return and record what a request for whole rows gets."""
+        self._check_finite(outcome.results)
+        rows = np.stack([row.probabilities for row in outcome.results if row is not None])
+        best = rows.argmax(axis=1).tolist()
+        self._metrics.answer(
+            decode=decode,
+            queue=outcome.queue_seconds,
+            inference=outcome.run_seconds,
+            top=[(index, float(row[index])) for index, row in zip(best, rows, strict=True)],
+        )
+        return Rows(rows, decode, outcome.queue_seconds, outcome.run_seconds, outcome.batch_size)
+
     def _pixels(self, number: int, picture: Picture, deadline: float | None) -> Pixels:
         spec, most, budget = self.manifest.preprocessing, self._max_pixels, self._budget
         try:
@@ -237,22 +283,28 @@ class Model:
         probabilities = self._session.run(pixels[0][np.newaxis] if len(pixels) == 1 else np.stack(pixels))
         best = top_k(probabilities, max(item.k for item in items))
         values = probabilities[np.arange(len(best))[:, np.newaxis], best]
-        rows = map(_Best, best.tolist(), values.tolist())
+        rows: Iterable[_Best] = map(_Best, best.tolist(), values.tolist())
+        if not all(item.k for item in items):
+            whole = probabilities.copy()  # a provider may use its output again for the next batch
+            rows = [row if item.k else _Best([], every) for item, row, every in zip(items, rows, whole, strict=True)]
         if np.isfinite(probabilities).all():
             return list(rows)
         finite = [bool(np.isfinite(row).all()) for row in probabilities]
         return [row if fine else None for row, fine in zip(rows, finite, strict=True)]
 
     def _record_batch(self, batch: BatchRun) -> None:
-        self._metrics.batch(batch.size)
+        self._metrics.batch(batch.size, batch.seconds)
 
-    def _categories(self, rows: Sequence[_Best | None], k: int) -> list[list[Category]]:
-        """Return the k best of each row with their labels."""
-        labels = self.manifest.labels
+    def _check_finite(self, rows: Sequence[_Best | None]) -> None:
         if None in rows:
             self._faults += 1
             self._metrics.fault()
             raise InferenceFailed("the output holds values that are not finite")
+
+    def _categories(self, rows: Sequence[_Best | None], k: int) -> list[list[Category]]:
+        """Return the k best of each row with their labels."""
+        labels = self.manifest.labels
+        self._check_finite(rows)
         return [
             [
                 Category(index, labels[index], value)
@@ -263,8 +315,15 @@ class Model:
         ]
 
 
+def _check_some(pictures: Sequence[Picture]) -> None:
+    if not pictures:
+        raise InvalidInput("images", "is empty; send at least 1 picture")
+
+
 def top_k(probabilities: Probabilities, k: int) -> npt.NDArray[np.intp]:
     """Return the indices [N, k] of the k largest of each row, falling, ties by index."""
+    if not k:
+        return np.empty((len(probabilities), 0), np.intp)
     return np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
 
 

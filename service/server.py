@@ -101,7 +101,7 @@ class Server:
         handlers = classifier.Classifier(self.repository).handlers(
             self._pools, self.metrics, access_log=settings.access_log
         )
-        self._streams = Streams(self.repository, self.metrics, idle=settings.stream_idle)
+        self._streams = Streams(classifier.ClassifyStream(self.repository), self.metrics, idle=settings.stream_idle)
         handlers["ClassifyStream"] = self._streams.handler(self._pools.streams)
         pools = {"Classify": self._pools.calls, "ClassifyStream": self._pools.streams}
         guarded = {f"/{classifier.SERVICE}/{name}": pools.get(name) for name in handlers}

@@ -1,13 +1,16 @@
 """saccade.v1.ImageClassifier: protobuf in, Python through, protobuf out; no decisions."""
 
+from collections.abc import Callable
 from functools import partial
+
+from google.protobuf.message import Message
 
 from service import image
 from service.errors import InvalidInput
 from service.metrics import Metrics
 from service.model import Answer, Facts, Picture
 from service.repository import Repository, State, Version
-from service.rpc.interceptors import Call, Handler, guard
+from service.rpc.interceptors import Call, Handler, StatusWithDetails, guard, parse, sooner
 from service.rpc.pb.saccade.v1 import classifier_pb2 as pb
 from service.rpc.pools import Pools
 
@@ -34,7 +37,7 @@ class Classifier:
     def classify(self, request: pb.ClassifyRequest, call: Call) -> pb.ClassifyResponse:
         """Answer Classify."""
         model = self._repository.find(request.model, request.version)
-        call.model, call.id = model.facts.name, request.id
+        call.model, call.version, call.id = model.facts.name, model.facts.version, request.id
         answer = model.classify(pictures_of(request), top_k=request.top_k, deadline=call.deadline, watch=call.watch)
         return response_of(answer, model.facts, request.id)
 
@@ -55,6 +58,37 @@ class Classifier:
             "Classify": guarded(self.classify, pb.ClassifyRequest, method="Classify", pool=pools.calls),
             "ListModels": guarded(self.list_models, pb.ListModelsRequest, method="ListModels", pool=pools.control),
         }
+
+
+class ClassifyStream:
+    """What ClassifyStream says on its streams; see service.rpc.streams.
+
+    Args:
+        repository: where the models are.
+    """
+
+    method = "ClassifyStream"
+
+    def __init__(self, repository: Repository) -> None:
+        self._repository = repository
+
+    def start(self, raw: bytes, call: Call, ready: Callable[[Callable[[], Message]], None]) -> Callable[[], None]:
+        """Begin one message."""
+        request = parse(pb.ClassifyRequest, raw)
+        call.id = request.id
+        if request.timeout_ms:
+            call.deadline = sooner(call.deadline, request.timeout_ms / 1000)
+        model = self._repository.find(request.model, request.version)
+        call.model, call.version = model.facts.name, model.facts.version
+
+        def on_done(answer: Callable[[], Answer]) -> None:
+            ready(lambda: pb.ClassifyStreamResponse(id=call.id, response=response_of(answer(), model.facts, call.id)))
+
+        return model.start(pictures_of(request), top_k=request.top_k, deadline=call.deadline, on_done=on_done)
+
+    def failure(self, call: Call, status: StatusWithDetails) -> pb.ClassifyStreamResponse:
+        """Return the message that says why there is no answer."""
+        return pb.ClassifyStreamResponse(id=call.id, error=status.message)
 
 
 def pictures_of(request: pb.ClassifyRequest) -> list[Picture]:

@@ -26,6 +26,7 @@ from service.errors import (
     SaccadeError,
     Unavailable,
     UnknownModel,
+    Unsupported,
 )
 from service.metrics import Metrics
 from service.rpc.pools import CallPool, Pools
@@ -47,6 +48,7 @@ _CODES: dict[type[SaccadeError], int] = {
     UnknownModel: code_pb2.NOT_FOUND,
     Overloaded: code_pb2.RESOURCE_EXHAUSTED,
     Unavailable: code_pb2.UNAVAILABLE,
+    Unsupported: code_pb2.UNIMPLEMENTED,
     DeadlineExceeded: code_pb2.DEADLINE_EXCEEDED,
     Cancelled: code_pb2.CANCELLED,
 }
@@ -60,13 +62,15 @@ class Call:
     Attributes:
         deadline: on `time.monotonic`; None where the caller set none.
         watch: registers what to call when the caller leaves; False if it has.
-        model: set by the handler as soon as it is known, for the metrics; likewise `id`, for the log.
+        model: set by the handler as soon as it is known, for the metrics; likewise `version`, where one is run, and
+            `id`, for the log.
     """
 
     deadline: float | None
     watch: Callable[[Callable[[], None]], bool]
     model: str = ""
     id: str = ""
+    version: int = 0
 
 
 class Parser(Protocol[Parsed_co]):
@@ -156,11 +160,11 @@ def guard(
             status = failed(error, call, method, metrics)
         else:
             seconds = time.monotonic() - started
-            metrics.call(call.model, method, "OK", seconds)
+            metrics.call(call.model, method, "OK", seconds, call.version)
             if access_log:
                 logs.info("call", method=method, model=call.model, ms=round(seconds * 1000, 3), id=call.id)
             return response
-        metrics.call(call.model, method, status.code.name, time.monotonic() - started)
+        metrics.call(call.model, method, status.code.name, time.monotonic() - started, call.version)
         context.abort_with_status(status)
         raise AssertionError("abort_with_status returned. This is a bug.")
 
@@ -180,6 +184,12 @@ def parse(parser: Parser[Request], raw: bytes) -> Request:
         return parser.FromString(raw)
     except DecodeError:
         raise InvalidInput("request", f"{len(raw):,} bytes that are no message of this method") from None
+
+
+def sooner(deadline: float | None, seconds: float) -> float:
+    """Return the deadline of a message that gives itself so many seconds from now."""
+    own = time.monotonic() + seconds
+    return own if deadline is None else min(own, deadline)
 
 
 class Gate(grpc.ServerInterceptor):

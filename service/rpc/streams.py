@@ -1,4 +1,4 @@
-"""ClassifyStream: many messages on one stream, each answered as soon as it is ready.
+"""Streams of requests: many messages on one stream, each answered as soon as it is ready.
 
 A stream holds two threads: gRPC's, which sends answers, and a reader. Whoever ends a request puts it on the stream's
 queue, so that a message costs no thread of its own and no hand-off: about half of what a call costs.
@@ -8,34 +8,57 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Protocol, TypeAlias
 
 import grpc
+from google.protobuf.message import Message
 
 from service.errors import DeadlineExceeded, SaccadeError, Unavailable
 from service.metrics import Metrics
-from service.model import Answer, Model
-from service.repository import Repository
-from service.rpc.classifier import pictures_of, response_of
-from service.rpc.interceptors import NO_DEADLINE, Call, Handler, failed, parse, to_status
-from service.rpc.pb.saccade.v1 import classifier_pb2 as pb
+from service.rpc.interceptors import NO_DEADLINE, Call, Handler, StatusWithDetails, failed, to_status
 from service.rpc.pools import CallPool
 
-METHOD = "ClassifyStream"
+Finish: TypeAlias = Callable[[], Message]
+"""Returns the answer to one message, or raises why there is none."""
+
 WINDOW = 64
 """Messages of one stream that may be under way: the reader waits with the next, gRPC's flow control does the rest."""
 
 
+class Dialect(Protocol):
+    """What one method says on its streams."""
+
+    @property
+    def method(self) -> str:
+        """Its name."""
+
+    def start(self, raw: bytes, call: Call, ready: Callable[[Finish], None]) -> Callable[[], None]:
+        """Begin one message and return, once its pictures are queued, what gives them up.
+
+        Args:
+            raw: the bytes of the message.
+            call: made complete: model, version, id, and a deadline of the message's own where that is sooner.
+            ready: given what answers the message when it is over, by any thread; it does not block.
+
+        Raises:
+            SaccadeError: the message cannot be begun.
+        """
+
+    def failure(self, call: Call, status: StatusWithDetails) -> Message:
+        """Return the message that says why there is no answer."""
+
+
 class Streams:
-    """All open streams of a server.
+    """All open streams of one method.
 
     Args:
-        repository: where the models are.
+        dialect: of the method.
         metrics: counts and times every message.
         idle: seconds after which a stream on which nothing happens is closed.
     """
 
-    def __init__(self, repository: Repository, metrics: Metrics, *, idle: float) -> None:
-        self._repository = repository
+    def __init__(self, dialect: Dialect, metrics: Metrics, *, idle: float) -> None:
+        self._dialect = dialect
         self._metrics = metrics
         self._idle = idle
         self._lock = threading.Lock()
@@ -45,10 +68,10 @@ class Streams:
     def handler(self, pool: CallPool) -> Handler:
         """Return the gRPC handler; each open stream holds a thread of `pool`."""
 
-        def behavior(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[pb.ClassifyStreamResponse]:
+        def behavior(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[Message]:
             left = context.time_remaining()
             deadline = time.monotonic() + left if left < NO_DEADLINE else None
-            stream = _Stream(self._repository, self._metrics, deadline, idle=self._idle)
+            stream = _Stream(self._dialect, self._metrics, deadline, idle=self._idle)
             with self._lock:
                 self._open.add(stream)
                 if self._draining:
@@ -80,33 +103,31 @@ class Streams:
 class _Message:
     """One message under way: its call, and what will answer it."""
 
-    __slots__ = ("answer", "call", "deadline", "failure", "leave", "model", "started")
+    __slots__ = ("call", "failure", "finish", "leave", "started")
 
-    def __init__(self, started: float) -> None:
-        self.started = started
-        self.call = Call(None, lambda _: True)
-        self.deadline: float | None = None
-        self.model: Model | None = None
-        self.answer: Callable[[], Answer] | None = None
+    def __init__(self, deadline: float | None) -> None:
+        self.started = time.monotonic()
+        self.call = Call(deadline, lambda _: True)
+        self.finish: Finish | None = None
         self.failure: Exception | None = None
         self.leave: Callable[[], None] = lambda: None
 
-    def response(self) -> pb.ClassifyResponse:
+    def answer(self) -> Message:
         """Return the answer or raise why there is none."""
         if self.failure is not None:
             raise self.failure
-        if self.answer is None or self.model is None:
+        if self.finish is None:
             raise AssertionError("a message was ready without an answer. This is a bug.")
-        if self.deadline is not None and time.monotonic() > self.deadline:
+        if self.call.deadline is not None and time.monotonic() > self.call.deadline:
             raise DeadlineExceeded("the deadline passed before the answer was there")
-        return response_of(self.answer(), self.model.facts, self.call.id)
+        return self.finish()
 
 
 class _Stream:
     """One open stream: the reader fills it, the thread of gRPC empties it."""
 
-    def __init__(self, repository: Repository, metrics: Metrics, deadline: float | None, *, idle: float) -> None:
-        self._repository = repository
+    def __init__(self, dialect: Dialect, metrics: Metrics, deadline: float | None, *, idle: float) -> None:
+        self._dialect = dialect
         self._metrics = metrics
         self._deadline = deadline
         self._idle = idle
@@ -116,7 +137,7 @@ class _Stream:
         self._under_way: set[_Message] = set()
         self._read_all = self._draining = self._left = False
 
-    def answers(self, requests: Iterator[bytes]) -> Iterator[pb.ClassifyStreamResponse]:
+    def answers(self, requests: Iterator[bytes]) -> Iterator[Message]:
         """Yield the answers as they are ready, until the caller has no more messages and all are answered."""
         reader = threading.Thread(target=self._read, args=(requests,), name="stream-reader", daemon=True)
         reader.start()
@@ -173,40 +194,31 @@ class _Stream:
 
     def _begin(self, raw: bytes) -> None:
         """Put one message under way; its failure is its own."""
-        message = _Message(time.monotonic())
+        message = _Message(self._deadline)
         with self._lock:
             self._under_way.add(message)
+
+        def ready(finish: Finish) -> None:
+            message.finish = finish
+            self._ready.put(message)
+
         try:
             if self._draining:
                 raise Unavailable("draining; try another server")
-            self._start(message, parse(pb.ClassifyRequest, raw))
+            message.leave = self._dialect.start(raw, message.call, ready)
         except Exception as error:  # noqa: BLE001 - whatever it was, this message is answered by the table
             message.failure = error
             self._ready.put(message)
 
-    def _start(self, message: _Message, request: pb.ClassifyRequest) -> None:
-        message.call.id = request.id
-        own = message.started + request.timeout_ms / 1000 if request.timeout_ms else None
-        message.deadline = min((limit for limit in (own, self._deadline) if limit is not None), default=None)
-        message.model = self._repository.find(request.model, request.version)
-        message.call.model = message.model.facts.name
-
-        def on_done(answer: Callable[[], Answer]) -> None:
-            message.answer = answer
-            self._ready.put(message)
-
-        message.leave = message.model.start(
-            pictures_of(request), top_k=request.top_k, deadline=message.deadline, on_done=on_done
-        )
-
-    def _response(self, message: _Message) -> pb.ClassifyStreamResponse:
+    def _response(self, message: _Message) -> Message:
         """Return what a message gets, counted."""
-        seconds = time.monotonic() - message.started
+        call, method = message.call, self._dialect.method
+        code = "OK"
         try:
-            answer = pb.ClassifyStreamResponse(id=message.call.id, response=message.response())
+            answer = message.answer()
         except Exception as error:  # noqa: BLE001 - whatever it was, this message is answered by the table
-            status = failed(error, message.call, METHOD, self._metrics)
-            self._metrics.call(message.call.model, METHOD, status.code.name, seconds)
-            return pb.ClassifyStreamResponse(id=message.call.id, error=status.message)
-        self._metrics.call(message.call.model, METHOD, "OK", seconds)
+            status = failed(error, call, method, self._metrics)
+            code = status.code.name
+            answer = self._dialect.failure(call, status)
+        self._metrics.call(call.model, method, code, time.monotonic() - message.started, call.version)
         return answer
