@@ -38,7 +38,9 @@ def generate(folder: Path) -> None:
         # protoc writes absolute imports of the protos' own packages, which is not where the code lives.
         text = path.read_text()
         for package in packages:
-            text = re.sub(rf"^from {package} import ", f"from service.rpc.pb.{package} import ", text, flags=re.MULTILINE)
+            text = re.sub(
+                rf"^from {package} import ", f"from service.rpc.pb.{package} import ", text, flags=re.MULTILINE
+            )
         path.write_text(text)
 
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,9 @@ from service.manifest import Manifest, Precision, read_manifest, sha256
 from service.metrics import Metrics
 from service.session import Create, Provider, Session, candidates, check_probabilities
 
-Picture: TypeAlias = bytes | image.Pixels
+Sample: TypeAlias = npt.NDArray[Any]
+"""One picture as the graph takes it: its shape without the batch, and its datatype."""
+Picture: TypeAlias = bytes | image.Pixels | Sample
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 Probabilities: TypeAlias = npt.NDArray[np.float32]
 
@@ -163,7 +165,7 @@ class Model:
         """Return the most probable categories of each picture.
 
         Args:
-            pictures: encoded files or raw pixels, at least one.
+            pictures: encoded files, raw pixels or samples as the graph takes them, at least one.
             top_k: how many categories each; 0 means 5, more than there are gives all.
             deadline: on `time.monotonic`; None for no deadline.
             watch: registers what to call when the caller leaves.
@@ -273,6 +275,8 @@ class Model:
         try:
             if isinstance(picture, bytes):
                 return image.decode(picture, spec, max_pixels=most, budget=budget, deadline=deadline)
+            if isinstance(picture, np.ndarray):
+                return picture
             return image.from_pixels(picture, spec, max_pixels=most, budget=budget, deadline=deadline)
         except InvalidInput as error:
             raise InvalidInput(error.field.replace("image", f"images[{number}]", 1), error.reason) from None

@@ -22,8 +22,9 @@ from service.errors import SetupError
 from service.metrics import Metrics
 from service.model import Options, load_model
 from service.repository import RESERVED, Load, Repository
-from service.rpc import classifier
-from service.rpc.interceptors import Gate
+from service.rpc import classifier, inference
+from service.rpc.infer import ModelStream
+from service.rpc.interceptors import Gate, Handler
 from service.rpc.pools import Pools
 from service.rpc.streams import Streams
 from service.session import check_runtime
@@ -31,6 +32,7 @@ from service.session import check_runtime
 BUNDLED = Path(__file__).parent / "bundled/models"
 BUNDLED_DEFAULT = "lenet5-mnist"
 
+_SERVICES = (classifier.SERVICE, inference.SERVICE)
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _REFUSE_SECONDS = 0.5
@@ -94,27 +96,52 @@ class Server:
         self._settings = settings
         self.metrics = metrics or Metrics(most_labels=settings.metrics_labels)
         self._drained = False
+        self._reported: set[str] = set()  # models whose health was told
         self.repository = open_repository(settings, self.metrics, load)
         self._pools = Pools(calls=settings.queue_size + 2 * settings.max_batch_size, streams=settings.max_streams)
         self._health = _Health(self._pools.control)
         self._health.set("", _NOT_SERVING)
-        handlers = classifier.Classifier(self.repository).handlers(
-            self._pools, self.metrics, access_log=settings.access_log
-        )
-        self._streams = Streams(classifier.ClassifyStream(self.repository), self.metrics, idle=settings.stream_idle)
-        handlers["ClassifyStream"] = self._streams.handler(self._pools.streams)
-        pools = {"Classify": self._pools.calls, "ClassifyStream": self._pools.streams}
-        guarded = {f"/{classifier.SERVICE}/{name}": pools.get(name) for name in handlers}
+        self._streams = [
+            Streams(dialect, self.metrics, idle=settings.stream_idle)
+            for dialect in (classifier.ClassifyStream(self.repository), ModelStream(self.repository))
+        ]
+        services = self._services()
+        pools = {
+            "Classify": self._pools.calls,
+            "ModelInfer": self._pools.calls,
+            "ClassifyStream": self._pools.streams,
+            "ModelStreamInfer": self._pools.streams,
+            "RepositoryModelLoad": self._pools.repository,
+            "RepositoryModelUnload": self._pools.repository,
+        }
+        guarded = {f"/{service}/{name}": pools.get(name) for service, handlers in services.items() for name in handlers}
         self._gate = Gate(self._pools, self.metrics, guarded)
         # The default pool is the control pool: what does not ask for another, like health, is never kept waiting.
         self._grpc = grpc.server(self._pools.control, interceptors=[self._gate], options=_channel_options(settings))
-        generic = grpc.method_handlers_generic_handler(classifier.SERVICE, handlers)
-        self._grpc.add_generic_rpc_handlers((generic,))
+        self._grpc.add_generic_rpc_handlers(
+            tuple(grpc.method_handlers_generic_handler(service, handlers) for service, handlers in services.items())
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         if settings.reflection:
             _add_reflection(self._grpc, self._pools)
         self.grpc_port = self.metrics_port = 0
         self._stop_metrics: Callable[[], None] = lambda: None
+
+    def _services(self) -> dict[str, dict[str, Handler]]:
+        """Return the handlers of every service of ours, by method."""
+        ours = classifier.Classifier(self.repository).handlers(
+            self._pools, self.metrics, access_log=self._settings.access_log
+        )
+        protocol = inference.Inference(
+            self.repository,
+            self.metrics,
+            self._settings,
+            ready=lambda: self.ready() and not self._drained,
+            changed=self._report_health,
+        ).handlers(self._pools)
+        for handlers, streams in zip((ours, protocol), self._streams, strict=True):
+            handlers[streams.method] = streams.handler(self._pools.streams)
+        return {classifier.SERVICE: ours, inference.SERVICE: protocol}
 
     def start(self) -> None:
         """Listen, load every model, and report what there is.
@@ -142,7 +169,7 @@ class Server:
 
     def ready(self) -> bool:
         """Return whether the whole server counts as ready, by `--ready` and `--allow-empty`."""
-        served = list(self.repository.readiness().values())
+        served = list(self.repository.expected().values())
         if not served:
             return self._settings.allow_empty
         return all(served) if self._settings.ready == "all" else any(served)
@@ -163,7 +190,8 @@ class Server:
         self._gate.close()
         time.sleep(refuse)
         stopped = self._grpc.stop(self._settings.grace)
-        self._streams.drain()
+        for streams in self._streams:
+            streams.drain()
         self._pools.calls.wait_idle(self._settings.grace)
         self._pools.streams.wait_idle(self._settings.grace)
         stopped.wait(_FLUSH_SECONDS)
@@ -191,9 +219,11 @@ class Server:
     def _report_health(self) -> None:
         readiness = self.repository.readiness()
         overall = _SERVING if self.ready() else _NOT_SERVING
-        for service in ("", classifier.SERVICE):
+        for service in ("", *_SERVICES):
             self._health.set(service, overall)
-        for name, served in readiness.items():
+        gone = dict.fromkeys(self._reported - readiness.keys(), False)
+        self._reported |= readiness.keys()
+        for name, served in (readiness | gone).items():
             self._health.set(name, _SERVING if served else _NOT_SERVING)
         self._health.set(RESERVED, _SERVING)
 
@@ -251,7 +281,7 @@ def _channel_options(settings: Settings) -> list[tuple[str, int]]:
 
 def _add_reflection(server: grpc.Server, pools: Pools) -> None:
     """Register reflection; each open stream holds a thread, so they have a pool of their own."""
-    names = [classifier.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME]
+    names = [*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME]
     servicer = reflection.ReflectionServicer(service_names=names)
 
     def behavior(requests: Any, context: grpc.ServicerContext) -> Any:  # noqa: ANN401 - typed as returning nothing

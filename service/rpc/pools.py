@@ -118,11 +118,12 @@ class Pools:
     def __init__(self, calls: int, streams: int) -> None:
         self.calls = CallPool(calls)
         self.streams = CallPool(streams, "streams")
+        self.repository = CallPool(4, "repository changes")  # one loads, which may take minutes; the others wait for it
         self.control = ThreadPoolExecutor(4, thread_name_prefix="control")  # health and lists: never kept waiting
         self.reflection = ThreadPoolExecutor(16, thread_name_prefix="reflection")  # one thread for each open stream
         self.refusals = ThreadPoolExecutor(2, thread_name_prefix="refusal")
 
     def shutdown(self) -> None:
         """Let the threads go; waits for none."""
-        for pool in (self.calls, self.streams, self.control, self.reflection, self.refusals):
+        for pool in (self.calls, self.streams, self.repository, self.control, self.reflection, self.refusals):
             pool.shutdown(wait=False, cancel_futures=True)

@@ -65,6 +65,11 @@ class Streams:
         self._open: set[_Stream] = set()
         self._draining = False
 
+    @property
+    def method(self) -> str:
+        """The name of the method."""
+        return self._dialect.method
+
     def handler(self, pool: CallPool) -> Handler:
         """Return the gRPC handler; each open stream holds a thread of `pool`."""
 

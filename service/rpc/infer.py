@@ -1,0 +1,108 @@
+"""ModelInfer and ModelStreamInfer: a request checked, run and answered."""
+
+from collections.abc import Callable
+
+from google.protobuf.message import Message
+
+from service.errors import InvalidInput
+from service.model import Answer, Rows
+from service.repository import Repository
+from service.rpc.interceptors import Call, StatusWithDetails, parse, sooner
+from service.rpc.pb.inference import service_pb2 as pb
+from service.rpc.tensors import classes_wanted, pictures_of, tensors_of, with_classification, with_probabilities
+
+
+def infer(repository: Repository, request: pb.ModelInferRequest, call: Call) -> pb.ModelInferResponse:
+    """Return the response to one request.
+
+    Raises:
+        SaccadeError: there is none; see service.errors.
+    """
+    asked = _Asked(repository, request, call)
+    model, pictures, deadline, watch = asked.model, asked.pictures, call.deadline, call.watch
+    try:
+        if asked.classes:
+            answer = model.classify(pictures, top_k=asked.classes, deadline=deadline, watch=watch)
+            return asked.classification(answer)
+        return asked.probabilities(model.probabilities(pictures, deadline=deadline, watch=watch))
+    except InvalidInput as error:
+        raise _of_tensor(error) from None
+
+
+class ModelStream:
+    """What ModelStreamInfer says on its streams; see service.rpc.streams.
+
+    Args:
+        repository: where the models are.
+    """
+
+    method = "ModelStreamInfer"
+
+    def __init__(self, repository: Repository) -> None:
+        self._repository = repository
+
+    def start(self, raw: bytes, call: Call, ready: Callable[[Callable[[], Message]], None]) -> Callable[[], None]:
+        """Begin one message."""
+        request = parse(pb.ModelInferRequest, raw)
+        asked = _Asked(self._repository, request, call)
+
+        def classified(answer: Callable[[], Answer]) -> None:
+            ready(lambda: _final(asked.classification(answer())))
+
+        def computed(rows: Callable[[], Rows]) -> None:
+            ready(lambda: _final(asked.probabilities(rows())))
+
+        model, pictures = asked.model, asked.pictures
+        try:
+            if asked.classes:
+                return model.start(pictures, top_k=asked.classes, deadline=call.deadline, on_done=classified)
+            return model.start_probabilities(pictures, deadline=call.deadline, on_done=computed)
+        except InvalidInput as error:
+            raise _of_tensor(error) from None
+
+    def failure(self, call: Call, status: StatusWithDetails) -> pb.ModelStreamInferResponse:
+        """Return the message that says why there is no answer."""
+        return pb.ModelStreamInferResponse(
+            error_message=f"{status.code.name}: {status.details}", infer_response=pb.ModelInferResponse(id=call.id)
+        )
+
+
+class _Asked:
+    """One request for inference, checked: the model that it means, its pictures, and what it wants of them.
+
+    Raises:
+        SaccadeError: it cannot be run as it is.
+    """
+
+    __slots__ = ("classes", "id", "model", "output", "pictures")
+
+    def __init__(self, repository: Repository, request: pb.ModelInferRequest, call: Call) -> None:
+        call.id = self.id = request.id
+        if request.parameters and "timeout" in request.parameters:
+            microseconds = request.parameters["timeout"].int64_param
+            if microseconds > 0:
+                call.deadline = sooner(call.deadline, microseconds / 1e6)
+        model = self.model = repository.find(request.model_name, request.model_version)
+        call.model, call.version = model.facts.name, model.facts.version
+        taken, self.output = tensors_of(model)
+        self.classes = classes_wanted(request, self.output)
+        self.pictures = pictures_of(request, taken)
+
+    def classification(self, answer: Answer) -> pb.ModelInferResponse:
+        """Return the response of an answer."""
+        return with_classification(self.model.facts, self.id, self.output, answer)
+
+    def probabilities(self, rows: Rows) -> pb.ModelInferResponse:
+        """Return the response of whole rows."""
+        return with_probabilities(self.model.facts, self.id, self.output, rows.probabilities)
+
+
+def _final(response: pb.ModelInferResponse) -> pb.ModelStreamInferResponse:
+    """Return a response as the one and last answer to its request."""
+    response.parameters["triton_final_response"].bool_param = True
+    return pb.ModelStreamInferResponse(infer_response=response)
+
+
+def _of_tensor(error: InvalidInput) -> InvalidInput:
+    """Return the error of a picture as one of the tensor that holds it."""
+    return InvalidInput(error.field.replace("images", "inputs[0]", 1), error.reason)
