@@ -24,6 +24,8 @@ Pixels: TypeAlias = npt.NDArray[np.uint8]
 Probabilities: TypeAlias = npt.NDArray[np.float32]
 
 DEFAULT_TOP_K = 5
+WHOLE_ROWS = -1
+"""As `top_k`: instead of categories the probabilities of all classes."""
 
 TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "fp16": 5e-3, "bf16": 3e-2, "int8": 3e-2}
 """Largest difference from a golden sample's probabilities. fp32 differs by 2e-8 between batch sizes and by up to 1e-5
@@ -40,23 +42,18 @@ class Category:
 
 
 class Answer(NamedTuple):
-    """What one request gets: categories for each picture, and where the time went, in seconds."""
+    """What one request gets: categories for each picture, and where the time went, in seconds.
+
+    Attributes:
+        probabilities: [N, classes], where WHOLE_ROWS were asked for; then there are no classifications.
+    """
 
     classifications: list[list[Category]]
     decode: float
     queue: float
     inference: float
     batch_size: int
-
-
-class Rows(NamedTuple):
-    """What one request for whole rows gets: probabilities [N, classes], and where the time went, as in Answer."""
-
-    probabilities: Probabilities
-    decode: float
-    queue: float
-    inference: float
-    batch_size: int
+    probabilities: Probabilities | None = None
 
 
 class _Item(NamedTuple):
@@ -166,7 +163,7 @@ class Model:
 
         Args:
             pictures: encoded files, raw pixels or samples as the graph takes them, at least one.
-            top_k: how many categories each; 0 means 5, more than there are gives all.
+            top_k: how many categories each; 0 means 5, more than there are gives all; see WHOLE_ROWS too.
             deadline: on `time.monotonic`; None for no deadline.
             watch: registers what to call when the caller leaves.
 
@@ -205,30 +202,6 @@ class Model:
             pending = ticket.start(items, lambda pending: on_done(lambda: self._answer(pending.outcome(), k, decode)))
         return lambda: self._batcher.leave(pending)
 
-    def probabilities(
-        self, pictures: Sequence[Picture], *, deadline: float | None = None, watch: Watch = lambda _: True
-    ) -> Rows:
-        """Return the probabilities of all classes for each picture; arguments and errors as in `classify`."""
-        _check_some(pictures)
-        with self._batcher.admit(len(pictures), deadline=deadline) as ticket:
-            items, decode = self._decode(pictures, 0, deadline)
-            outcome = ticket.submit(items, watch)
-        return self._rows(outcome, decode)
-
-    def start_probabilities(
-        self,
-        pictures: Sequence[Picture],
-        *,
-        deadline: float | None = None,
-        on_done: Callable[[Callable[[], Rows]], None],
-    ) -> Callable[[], None]:
-        """Begin as `probabilities` does; return, once the pictures are queued, what gives them up; see `start`."""
-        _check_some(pictures)
-        with self._batcher.admit(len(pictures), deadline=deadline) as ticket:
-            items, decode = self._decode(pictures, 0, deadline)
-            pending = ticket.start(items, lambda pending: on_done(lambda: self._rows(pending.outcome(), decode)))
-        return lambda: self._batcher.leave(pending)
-
     def drain(self, seconds: float) -> None:
         """Answer what was admitted, for at most `seconds`, and stop."""
         self._batcher.drain(seconds)
@@ -236,9 +209,10 @@ class Model:
         self._metrics.served(now=False)
 
     def _most(self, pictures: Sequence[Picture], top_k: int) -> int:
-        """Return how many classes each picture gets."""
-        _check_some(pictures)
-        return min(top_k or DEFAULT_TOP_K, len(self.manifest.labels))
+        """Return how many classes each picture gets; 0: its whole row."""
+        if not pictures:
+            raise InvalidInput("images", "is empty; send at least 1 picture")
+        return 0 if top_k == WHOLE_ROWS else min(top_k or DEFAULT_TOP_K, len(self.manifest.labels))
 
     def _decode(self, pictures: Sequence[Picture], k: int, deadline: float | None) -> tuple[list[_Item], float]:
         """Return what goes into the queue, and the seconds that it took to make."""
@@ -248,27 +222,18 @@ class Model:
 
     def _answer(self, outcome: Outcome[_Best | None], k: int, decode: float) -> Answer:
         """Return and record what a request gets."""
-        classifications = self._categories(outcome.results, k)
-        self._metrics.answer(
-            decode=decode,
-            queue=outcome.queue_seconds,
-            inference=outcome.run_seconds,
-            top=[(best[0].index, best[0].probability) for best in classifications],
-        )
-        return Answer(classifications, decode, outcome.queue_seconds, outcome.run_seconds, outcome.batch_size)
-
-    def _rows(self, outcome: Outcome[_Best | None], decode: float) -> Rows:
-        """Return and record what a request for whole rows gets."""
         self._check_finite(outcome.results)
-        rows = np.stack([row.probabilities for row in outcome.results if row is not None])
-        best = rows.argmax(axis=1).tolist()
+        rows = None if k else np.stack([row.probabilities for row in outcome.results if row is not None])
+        classifications = self._categories(outcome.results, k) if k else []
         self._metrics.answer(
             decode=decode,
             queue=outcome.queue_seconds,
             inference=outcome.run_seconds,
-            top=[(index, float(row[index])) for index, row in zip(best, rows, strict=True)],
+            top=[(best[0].index, best[0].probability) for best in classifications] if rows is None else _top(rows),
         )
-        return Rows(rows, decode, outcome.queue_seconds, outcome.run_seconds, outcome.batch_size)
+        return Answer(
+            classifications, decode, outcome.queue_seconds, outcome.run_seconds, outcome.batch_size, probabilities=rows
+        )
 
     def _pixels(self, number: int, picture: Picture, deadline: float | None) -> Pixels:
         spec, most, budget = self.manifest.preprocessing, self._max_pixels, self._budget
@@ -308,7 +273,6 @@ class Model:
     def _categories(self, rows: Sequence[_Best | None], k: int) -> list[list[Category]]:
         """Return the k best of each row with their labels."""
         labels = self.manifest.labels
-        self._check_finite(rows)
         return [
             [
                 Category(index, labels[index], value)
@@ -319,9 +283,9 @@ class Model:
         ]
 
 
-def _check_some(pictures: Sequence[Picture]) -> None:
-    if not pictures:
-        raise InvalidInput("images", "is empty; send at least 1 picture")
+def _top(rows: Probabilities) -> list[tuple[int, float]]:
+    """Return (index, probability) of the best class of each row."""
+    return list(zip(rows.argmax(axis=1).tolist(), rows.max(axis=1).tolist(), strict=True))
 
 
 def top_k(probabilities: Probabilities, k: int) -> npt.NDArray[np.intp]:

@@ -1,11 +1,12 @@
 """ModelInfer and ModelStreamInfer: a request checked, run and answered."""
 
 from collections.abc import Callable
+from functools import partial
 
 from google.protobuf.message import Message
 
 from service.errors import InvalidInput
-from service.model import Answer, Rows
+from service.model import WHOLE_ROWS, Answer
 from service.repository import Repository
 from service.rpc.interceptors import Call, StatusWithDetails, parse, sooner
 from service.rpc.pb.inference import service_pb2 as pb
@@ -19,14 +20,8 @@ def infer(repository: Repository, request: pb.ModelInferRequest, call: Call) -> 
         SaccadeError: there is none; see service.errors.
     """
     asked = _Asked(repository, request, call)
-    model, pictures, deadline, watch = asked.model, asked.pictures, call.deadline, call.watch
-    try:
-        if asked.classes:
-            answer = model.classify(pictures, top_k=asked.classes, deadline=deadline, watch=watch)
-            return asked.classification(answer)
-        return asked.probabilities(model.probabilities(pictures, deadline=deadline, watch=watch))
-    except InvalidInput as error:
-        raise _of_tensor(error) from None
+    run = partial(asked.model.classify, top_k=asked.top_k, deadline=call.deadline, watch=call.watch)
+    return asked.response(lambda: run(asked.pictures))
 
 
 class ModelStream:
@@ -46,17 +41,11 @@ class ModelStream:
         request = parse(pb.ModelInferRequest, raw)
         asked = _Asked(self._repository, request, call)
 
-        def classified(answer: Callable[[], Answer]) -> None:
-            ready(lambda: _final(asked.classification(answer())))
+        def on_done(answer: Callable[[], Answer]) -> None:
+            ready(lambda: _final(asked.response(answer)))
 
-        def computed(rows: Callable[[], Rows]) -> None:
-            ready(lambda: _final(asked.probabilities(rows())))
-
-        model, pictures = asked.model, asked.pictures
         try:
-            if asked.classes:
-                return model.start(pictures, top_k=asked.classes, deadline=call.deadline, on_done=classified)
-            return model.start_probabilities(pictures, deadline=call.deadline, on_done=computed)
+            return asked.model.start(asked.pictures, top_k=asked.top_k, deadline=call.deadline, on_done=on_done)
         except InvalidInput as error:
             raise _of_tensor(error) from None
 
@@ -74,7 +63,7 @@ class _Asked:
         SaccadeError: it cannot be run as it is.
     """
 
-    __slots__ = ("classes", "id", "model", "output", "pictures")
+    __slots__ = ("id", "model", "output", "pictures", "top_k")
 
     def __init__(self, repository: Repository, request: pb.ModelInferRequest, call: Call) -> None:
         call.id = self.id = request.id
@@ -85,16 +74,18 @@ class _Asked:
         model = self.model = repository.find(request.model_name, request.model_version)
         call.model, call.version = model.facts.name, model.facts.version
         taken, self.output = tensors_of(model)
-        self.classes = classes_wanted(request, self.output)
+        self.top_k = classes_wanted(request, self.output) or WHOLE_ROWS
         self.pictures = pictures_of(request, taken)
 
-    def classification(self, answer: Answer) -> pb.ModelInferResponse:
-        """Return the response of an answer."""
-        return with_classification(self.model.facts, self.id, self.output, answer)
-
-    def probabilities(self, rows: Rows) -> pb.ModelInferResponse:
-        """Return the response of whole rows."""
-        return with_probabilities(self.model.facts, self.id, self.output, rows.probabilities)
+    def response(self, answer: Callable[[], Answer]) -> pb.ModelInferResponse:
+        """Return the response of what `answer` returns; what it raises of a picture names the tensor."""
+        try:
+            given = answer()
+        except InvalidInput as error:
+            raise _of_tensor(error) from None
+        if given.probabilities is None:
+            return with_classification(self.model.facts, self.id, self.output, given.classifications)
+        return with_probabilities(self.model.facts, self.id, self.output, given.probabilities)
 
 
 def _final(response: pb.ModelInferResponse) -> pb.ModelStreamInferResponse:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.errors import InvalidInput, Unsupported
-from service.model import Answer, Category, Facts, Model, Picture, Probabilities
+from service.model import Category, Facts, Model, Picture, Probabilities
 from service.rpc.pb.inference import service_pb2 as pb
 
 _BYTES = "BYTES"
@@ -106,9 +106,10 @@ def with_probabilities(facts: Facts, request_id: str, output: Tensor, rows: Prob
     return _response(facts, request_id, output.name, output.datatype, rows.shape, rows.tobytes())
 
 
-def with_classification(facts: Facts, request_id: str, output: Tensor, answer: Answer) -> pb.ModelInferResponse:
+def with_classification(
+    facts: Facts, request_id: str, output: Tensor, rows: Sequence[Sequence[Category]]
+) -> pb.ModelInferResponse:
     """Return the response that holds the best classes of each picture as texts `value:index:label`."""
-    rows = answer.classifications
     raw = b"".join(_element(_text(category).encode()) for row in rows for category in row)
     return _response(facts, request_id, output.name, _BYTES, (len(rows), len(rows[0])), raw)
 
