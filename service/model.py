@@ -109,6 +109,9 @@ class Model:
         costs: seconds a batch, by bucket.
         options: what it was loaded with.
         metrics: where it records what it does.
+
+    Attributes:
+        queue_size: the most pictures that may wait, and so the most that one request may hold.
     """
 
     def __init__(
@@ -124,6 +127,7 @@ class Model:
         self.facts = facts
         self.manifest = manifest
         self._session = session
+        self.queue_size = options.queue_size
         self._max_pixels, self._budget = options.max_pixels, options.budget
         self._faults = 0
         self._batcher: Batcher[_Item, _Best | None] = Batcher(

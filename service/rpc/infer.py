@@ -75,7 +75,7 @@ class _Asked:
         call.model, call.version = model.facts.name, model.facts.version
         taken, self.output = tensors_of(model)
         self.top_k = classes_wanted(request, self.output) or WHOLE_ROWS
-        self.pictures = pictures_of(request, taken)
+        self.pictures = pictures_of(request, taken, model.queue_size)
 
     def response(self, answer: Callable[[], Answer]) -> pb.ModelInferResponse:
         """Return the response of what `answer` returns; what it raises of a picture names the tensor."""

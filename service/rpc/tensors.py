@@ -48,8 +48,13 @@ def tensors_of(model: Model) -> tuple[Tensor, Tensor]:
     )
 
 
-def pictures_of(request: pb.ModelInferRequest, expected: Tensor) -> Sequence[Picture]:
+def pictures_of(request: pb.ModelInferRequest, expected: Tensor, most: int) -> Sequence[Picture]:
     """Return the pictures in the one input of a request: files where they are BYTES, else samples of the model's shape.
+
+    Args:
+        request: its first input is read.
+        expected: what the model takes.
+        most: pictures; more are refused before any of them is looked at.
 
     Raises:
         InvalidInput: a name, datatype, shape or number of elements is not what the model takes; says both.
@@ -63,6 +68,8 @@ def pictures_of(request: pb.ModelInferRequest, expected: Tensor) -> Sequence[Pic
     _refuse_shared_memory("inputs[0]", tensor.parameters)
     raw = _raw(request, tensor)
     shape = tuple(tensor.shape)
+    if shape and shape[0] > most:
+        raise InvalidInput("inputs[0].shape", f"{shape[0]:,} pictures in one request; the limit is {most:,}")
     if tensor.datatype == _BYTES:
         return _files(shape, raw, tensor.contents)
     if tensor.datatype != expected.datatype:
@@ -86,7 +93,7 @@ def classes_wanted(request: pb.ModelInferRequest, expected: Tensor) -> int:
     """
     if not request.outputs:
         return 0
-    for number, output in enumerate(request.outputs):
+    for number, output in enumerate(request.outputs[:2]):
         if output.name != expected.name:
             raise InvalidInput(f"outputs[{number}].name", f"expected {expected.name!r}, got {output.name[:_SHOWN]!r}")
     if len(request.outputs) > 1:

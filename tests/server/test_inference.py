@@ -142,7 +142,7 @@ def test_too_many_pictures(start_server: StartServer, channel: Channel, reposito
     error = failure(channel(start_server(repository, queue_size=4)), request(*range(6)))
     assert (error.code(), error.details()) == (
         CODE.INVALID_ARGUMENT,
-        "inputs[0]: 6 pictures in one request; the limit is 4",
+        "inputs[0].shape: 6 pictures in one request; the limit is 4",
     )
 
 

@@ -13,6 +13,7 @@ FLOATS = Tensor("data", "FP32", (-1, 3, 1, 2), "NCHW")
 HALVES = Tensor("data", "FP16", (-1, 2), None)
 OUTPUT = Tensor("probabilities", "FP32", (-1, 4))
 FACTS = Facts("linear", 3, "cpu", "fp32", verified=True, sha256="")
+MOST = 8
 PIXELS = np.arange(12, dtype=np.uint8)
 
 
@@ -34,7 +35,7 @@ def elements(*contents: bytes) -> bytes:
 )
 def test_pixels(asked: pb.ModelInferRequest) -> None:
     """Pixels, raw or typed, become samples of the model's shape."""
-    first, second = pictures_of(asked, IMAGE)
+    first, second = pictures_of(asked, IMAGE, MOST)
     np.testing.assert_array_equal(np.stack([np.asarray(first), np.asarray(second)]), PIXELS.reshape(2, 2, 3, 1))
     assert isinstance(first, np.ndarray)
     assert first.dtype == np.uint8
@@ -51,7 +52,7 @@ def test_floats(*, typed: bool) -> None:
         **({"fp32_contents": values.tolist()} if typed else {}),
     )
     asked.inputs[0].name = "data"
-    [sample] = pictures_of(asked, FLOATS)
+    [sample] = pictures_of(asked, FLOATS, MOST)
     np.testing.assert_array_equal(np.asarray(sample), values.reshape(3, 1, 2))
 
 
@@ -60,11 +61,11 @@ def test_halves() -> None:
     values = np.array([[0.5, -1]], np.float16)
     asked = request(values.tobytes(), datatype="FP16", shape=(1, 2))
     asked.inputs[0].name = "data"
-    np.testing.assert_array_equal(np.asarray(pictures_of(asked, HALVES)[0]), values[0])
+    np.testing.assert_array_equal(np.asarray(pictures_of(asked, HALVES, MOST)[0]), values[0])
     asked = request(datatype="FP16", shape=(1, 2), fp32_contents=[1, 2])
     asked.inputs[0].name = "data"
     with pytest.raises(InvalidInput, match="FP16 has no typed form"):
-        pictures_of(asked, HALVES)
+        pictures_of(asked, HALVES, MOST)
 
 
 @pytest.mark.parametrize("shape", [(2,), (2, 1)])
@@ -74,7 +75,7 @@ def test_files(shape: tuple[int, ...], *, typed: bool) -> None:
     files = [b"one", b""]
     contents: dict[str, Any] = {"bytes_contents": files} if typed else {}
     raw = [] if typed else [elements(*files)]
-    assert pictures_of(request(*raw, datatype="BYTES", shape=shape, **contents), IMAGE) == files
+    assert pictures_of(request(*raw, datatype="BYTES", shape=shape, **contents), IMAGE, MOST) == files
 
 
 RAW = PIXELS.tobytes()
@@ -96,7 +97,11 @@ WRONG = {
     "negative batch": (request(RAW, shape=(-1, 2, 3, 1)), "got [-1, 2, 3, 1]"),
     "many dimensions": (request(RAW, shape=(1,) * 99), "got 99 dimensions"),
     "short": (request(RAW[1:]), "raw_input_contents[0]: expected 12 bytes for UINT8 [2, 2, 3, 1], got 11"),
-    "huge": (request(RAW, shape=(1 << 60, 2, 3, 1)), "got 12"),
+    "too many": (
+        request(RAW, shape=(1 << 60, 2, 3, 1)),
+        "inputs[0].shape: 1,152,921,504,606,846,976 pictures in one request; the limit is 8",
+    ),
+    "too many files": (request(b"", datatype="BYTES", shape=(9,)), "9 pictures in one request; the limit is 8"),
     "few": (
         request(uint_contents=[1]),
         "inputs[0].contents.uint_contents: expected 12 elements for UINT8 [2, 2, 3, 1], got 1",
@@ -132,7 +137,7 @@ WRONG = {
 def test_wrong_input(asked: pb.ModelInferRequest, text: str) -> None:
     """What is wrong with an input is told by its field, what was expected and what came."""
     with pytest.raises(InvalidInput) as caught:
-        pictures_of(asked, IMAGE)
+        pictures_of(asked, IMAGE, MOST)
     assert text in str(caught.value)
 
 
@@ -178,7 +183,7 @@ def test_shared_memory() -> None:
     region = {"shared_memory_region": pb.InferParameter(string_param="a")}
     taken = pb.ModelInferRequest(inputs=[{"name": "image", "parameters": region}])
     with pytest.raises(Unsupported, match=r"inputs\[0\]: shared memory"):
-        pictures_of(taken, IMAGE)
+        pictures_of(taken, IMAGE, MOST)
     given = pb.ModelInferRequest(outputs=[{"name": "probabilities", "parameters": region}])
     with pytest.raises(Unsupported, match=r"outputs\[0\]: shared memory"):
         classes_wanted(given, OUTPUT)
