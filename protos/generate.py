@@ -4,6 +4,7 @@ python protos/generate.py
 python protos/generate.py --check
 """
 
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -14,7 +15,12 @@ from grpc_tools import protoc
 
 PROTOS = Path(__file__).parent
 GENERATED = PROTOS.parent / "service/rpc/pb"
-FILES = ["saccade/v1/classifier.proto"]
+FILES = [
+    "inference/extensions.proto",
+    "inference/model_config.proto",
+    "inference/service.proto",
+    "saccade/v1/classifier.proto",
+]
 
 
 def generate(folder: Path) -> None:
@@ -25,15 +31,17 @@ def generate(folder: Path) -> None:
     out = [f"--{kind}_out={folder}" for kind in ("python", "pyi", "grpc_python")]
     if protoc.main(["protoc", *include, *out, *FILES]) != 0:
         sys.exit("protoc failed; its message is above")
-    for name in FILES:
-        module = name.removesuffix(".proto").replace("/", ".")
-        package, _, stem = module.rpartition(".")
-        stub = folder / f"{module.replace('.', '/')}_pb2_grpc.py"
-        # protoc writes an absolute import of the proto's own package, which is not where the code lives.
-        text = stub.read_text()
-        stub.write_text(
-            text.replace(f"from {package} import {stem}_pb2", f"from service.rpc.pb.{package} import {stem}_pb2")
-        )
+    packages = {name.rpartition("/")[0].replace("/", ".") for name in FILES}
+    for path in sorted(folder.rglob("*_pb2*.py*")):
+        if path.suffix == ".pyc":
+            continue
+        # protoc writes absolute imports of the protos' own packages, which is not where the code lives.
+        text = path.read_text()
+        for package in packages:
+            text = re.sub(
+                rf"^from {package} import ", f"from service.rpc.pb.{package} import ", text, flags=re.MULTILINE
+            )
+        path.write_text(text)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -74,6 +74,9 @@ class Settings(BaseSettings):
         "all", description="Report SERVING when all models found at start are served, or any of them."
     )
     allow_empty: bool = Field(False, description="Report SERVING with an empty repository.")
+    allow_repository_control: bool = Field(
+        False, description="Let callers load and unload models by name (RepositoryModelLoad, RepositoryModelUnload)."
+    )
     reflection: bool = Field(True, description="Answer gRPC server reflection.")
     drain_delay: float = Field(
         3.0, ge=0, le=3600, description="Seconds to go on serving after SIGTERM, while callers learn of it."

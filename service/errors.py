@@ -5,6 +5,7 @@
     ├── UnknownModel             no such model or version here; names those there are
     ├── Overloaded               refused before any work: queue or pool full, or the deadline out of reach
     ├── Unavailable              starting, draining or not ready: another server may answer
+    ├── Unsupported              a part of a protocol that is not served; the text says what to use instead
     ├── DeadlineExceeded         the caller's deadline passed
     ├── Cancelled                the caller left
     ├── InferenceFailed          the model could not compute this batch; details are in the log
@@ -59,6 +60,10 @@ class Overloaded(SaccadeError):
 
 class Unavailable(SaccadeError):
     """Nobody here answers now: starting, draining or not ready."""
+
+
+class Unsupported(SaccadeError):
+    """A part of a protocol that is not served here; the text says what to use instead."""
 
 
 class DeadlineExceeded(SaccadeError):

@@ -5,6 +5,7 @@ observing one by one cost 13 us a call (1.2 us an `observe`), which is more than
 """
 
 import threading
+import time
 from collections import Counter as Tally
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -16,6 +17,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from service.counts import Counts
 from service.errors import RefusalReason, SetupError
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -32,6 +34,13 @@ class _Call(NamedTuple):
     method: str
     code: str
     seconds: float
+    version: int
+
+
+class _Batch(NamedTuple):
+    size: int
+    seconds: float
+    ended: float
 
 
 class _Answer(NamedTuple):
@@ -67,7 +76,7 @@ class _Flush(Collector):
     """Flushes when the registry is looked at. Registered first, so that what is collected after it is current."""
 
     def __init__(self) -> None:
-        self.asides: list[_Aside[_Call] | _Aside[_Answer] | _Aside[int]] = []
+        self.asides: list[_Aside[_Call] | _Aside[_Answer] | _Aside[_Batch]] = []
 
     def collect(self) -> Iterable[Metric]:
         """Flush; has no metrics of its own."""
@@ -147,10 +156,16 @@ class Metrics:
         self._request_seconds_child = cache(self._request_seconds.labels)
         self._calls = _Aside(self._fold_calls)
         self._flush.asides.append(self._calls)
+        self._counts: dict[tuple[str, int], Counts] = {}
 
-    def call(self, model: str, method: str, code: str, seconds: float) -> None:
-        """Count and time one call; `model` is empty where none was found."""
-        self._calls.add(_Call(model, method, code, seconds))
+    def call(self, model: str, method: str, code: str, seconds: float, version: int = 0) -> None:
+        """Count and time one call; `model` is empty and `version` 0 where none was found, or none was run."""
+        self._calls.add(_Call(model, method, code, seconds, version))
+
+    def counts(self, model: str, version: int) -> Counts:
+        """Return what was counted of a version until now."""
+        self._flush.collect()
+        return self._counts.get((model, version), Counts())
 
     def refused(self, model: str, reason: RefusalReason) -> None:
         """Count a refusal."""
@@ -179,6 +194,8 @@ class Metrics:
             images=self._images.labels(name),
             confidence=self._confidence.labels(name),
             predictions=[self._predictions.labels(name, label) for label in shown],
+            depth=depth,
+            counts=self._counts.setdefault((name, facts.version), Counts()),
         )
         self._flush.asides += [version_metrics.answers, version_metrics.batches]
         return version_metrics
@@ -189,6 +206,10 @@ class Metrics:
         for model, method in {(call.model, call.method) for call in calls}:
             seconds = [call.seconds for call in calls if (call.model, call.method) == (model, method)]
             _observe_all(self._request_seconds_child(model, method), seconds)
+        for call in calls:
+            counts = self._counts.get((call.model, call.version))
+            if counts is not None:
+                (counts.success if call.code == "OK" else counts.fail).add([call.seconds])
 
     def serve(self, host: str, port: int) -> tuple[int, Callable[[], None]]:
         """Serve /metrics; return the port and what stops it.
@@ -241,6 +262,8 @@ class VersionMetrics:
         images: Counter,
         confidence: Histogram,
         predictions: list[Counter],
+        depth: Gauge,
+        counts: Counts,
     ) -> None:
         self._info = info
         self._faults = faults
@@ -251,14 +274,18 @@ class VersionMetrics:
         self._images = images
         self._confidence = confidence
         self._predictions = predictions
+        self._depth = depth
+        self._counts = counts
 
     def served(self, *, now: bool) -> None:
         """Say whether the version is served."""
         self._info.set(now)
+        if not now:
+            self._depth.set_function(lambda: 0.0)  # what it was asks the model, and would keep its session in memory
 
-    def batch(self, size: int) -> None:
-        """Record one batch that ran."""
-        self.batches.add(size)
+    def batch(self, size: int, seconds: float) -> None:
+        """Record one batch that ran so many seconds and ends now."""
+        self.batches.add(_Batch(size, seconds, time.time()))
 
     def fault(self) -> None:
         """Count a call that got values that are not finite."""
@@ -269,16 +296,24 @@ class VersionMetrics:
         self.answers.add(_Answer(decode, queue, inference, top))
 
     def _fold_answers(self, answers: list[_Answer]) -> None:
-        _observe_all(self._decode, [answer.decode for answer in answers])
-        _observe_all(self._queue, [answer.queue for answer in answers])
-        _observe_all(self._inference, [answer.inference for answer in answers])
+        counts = self._counts
+        for histogram, counted, seconds in (
+            (self._decode, counts.decode, [answer.decode for answer in answers]),
+            (self._queue, counts.queue, [answer.queue for answer in answers]),
+            (self._inference, counts.inference, [answer.inference for answer in answers]),
+        ):
+            _observe_all(histogram, seconds)
+            counted.add(seconds)
         _observe_all(self._confidence, [probability for answer in answers for _, probability in answer.top])
         for index, count in Tally(index for answer in answers for index, _ in answer.top).items():
             self._predictions[index].inc(count)
 
-    def _fold_batches(self, sizes: list[int]) -> None:
+    def _fold_batches(self, batches: list[_Batch]) -> None:
+        sizes = [batch.size for batch in batches]
         _observe_all(self._batch_size, sizes)
         self._images.inc(sum(sizes))
+        for batch in batches:
+            self._counts.batch(*batch)
 
 
 def _observe_all(histogram: Histogram, values: Sequence[float]) -> None:

@@ -31,6 +31,8 @@ Pixels: TypeAlias = npt.NDArray[np.uint8]
 Probabilities: TypeAlias = npt.NDArray[np.float32]
 
 DEFAULT_TOP_K = 5
+WHOLE_ROWS = -1
+"""As `top_k`: instead of categories the probabilities of all classes."""
 
 DIRECT_SECONDS = 0.0005
 """A batch that takes at most this runs on the thread that brings it, which is gRPC's own: to hand it over and wake a
@@ -51,17 +53,22 @@ class Category:
 
 
 class Answer(NamedTuple):
-    """What one request gets: categories for each picture, and where the time went, in seconds."""
+    """What one request gets: categories for each picture, and where the time went, in seconds.
+
+    Attributes:
+        probabilities: [N, classes], where WHOLE_ROWS were asked for; then there are no classifications.
+    """
 
     classifications: list[list[Category]]
     decode: float
     queue: float
     inference: float
     batch_size: int
+    probabilities: Probabilities | None = None
 
 
 class _Item(NamedTuple):
-    """One picture in the queue as the graph takes it, and how many classes its caller asks for."""
+    """One picture in the queue as the graph takes it, and how many classes its caller asks for; 0: the whole row."""
 
     pixels: Sample
     k: int
@@ -112,6 +119,9 @@ class Model:
         costs: seconds a batch, by bucket.
         options: what it was loaded with.
         metrics: where it records what it does.
+
+    Attributes:
+        queue_size: the most pictures that may wait, and so the most that one request may hold.
     """
 
     def __init__(
@@ -128,6 +138,7 @@ class Model:
         self.manifest = manifest
         self.input: Tensor = sessions[0].input
         self._normalise = Normalise(manifest.preprocessing, self.input)
+        self.queue_size = options.queue_size
         self._max_pixels, self._budget = options.max_pixels, options.budget
         self._decoder = options.decoder or Decoder(cores.count(), cores.unpin)
         self._faults = 0
@@ -172,7 +183,7 @@ class Model:
 
         Args:
             pictures: encoded files, raw pixels or samples as the graph takes them, at least one.
-            top_k: how many categories each; 0 means 5, more than there are gives all.
+            top_k: how many categories each; 0 means 5, more than there are gives all; see WHOLE_ROWS too.
             deadline: on `time.monotonic`; None for no deadline.
 
         Raises:
@@ -212,7 +223,7 @@ class Model:
         """
         if not pictures:
             raise InvalidInput("images", "is empty; send at least 1 picture")
-        k = min(top_k or DEFAULT_TOP_K, len(self.manifest.labels))
+        k = 0 if top_k == WHOLE_ROWS else min(top_k or DEFAULT_TOP_K, len(self.manifest.labels))
         raw = all(self._is_input(picture) for picture in pictures)
         sizes = [] if raw else [_bytes(picture) for picture in pictures]
         prepare = 0.0 if raw else self._decoder.predict(sizes)
@@ -246,14 +257,18 @@ class Model:
 
     def _answer(self, outcome: Outcome[Best | None], k: int, decode: float) -> Answer:
         """Return and record what a request gets."""
-        classifications = self._categories(outcome.results, k)
+        self._check_finite(outcome.results)
+        rows = None if k else np.stack([row.probabilities for row in outcome.results if row is not None])
+        classifications = self._categories(outcome.results, k) if k else []
         self._metrics.answer(
             decode=decode,
             queue=outcome.queue_seconds,
             inference=outcome.run_seconds,
-            top=[(best[0].index, best[0].probability) for best in classifications],
+            top=[(best[0].index, best[0].probability) for best in classifications] if rows is None else _top(rows),
         )
-        return Answer(classifications, decode, outcome.queue_seconds, outcome.run_seconds, outcome.batch_size)
+        return Answer(
+            classifications, decode, outcome.queue_seconds, outcome.run_seconds, outcome.batch_size, probabilities=rows
+        )
 
     def _pixels(self, number: int, picture: Picture, deadline: float | None) -> Sample:
         spec, most, budget = self.manifest.preprocessing, self._max_pixels, self._budget
@@ -273,18 +288,27 @@ class Model:
         """Run one batch and return the best classes of each picture, as many as the most that anybody asks for."""
         pixels = [item.pixels for item in items]
         probabilities = session.run(pixels[0][np.newaxis] if len(pixels) == 1 else np.stack(pixels))
-        return best_of(probabilities, max(item.k for item in items))
+        best = best_of(probabilities, max(1, *(item.k for item in items)))
+        if all(item.k for item in items):
+            return best
+        whole = probabilities.copy()  # a provider may use its output again for the next batch
+        return [
+            row if item.k or row is None else Best([], every)
+            for item, row, every in zip(items, best, whole, strict=True)
+        ]
 
     def _record_batch(self, batch: BatchRun) -> None:
-        self._metrics.batch(batch.size)
+        self._metrics.batch(batch.size, batch.seconds)
 
-    def _categories(self, rows: Sequence[Best | None], k: int) -> list[list[Category]]:
-        """Return the k best of each row with their labels."""
-        labels = self.manifest.labels
+    def _check_finite(self, rows: Sequence[Best | None]) -> None:
         if None in rows:
             self._faults += 1
             self._metrics.fault()
             raise InferenceFailed("the output holds values that are not finite")
+
+    def _categories(self, rows: Sequence[Best | None], k: int) -> list[list[Category]]:
+        """Return the k best of each row with their labels."""
+        labels = self.manifest.labels
         return [
             [
                 Category(index, labels[index], value)
@@ -293,6 +317,11 @@ class Model:
             for row in rows
             if row is not None
         ]
+
+
+def _top(rows: Probabilities) -> list[tuple[int, float]]:
+    """Return (index, probability) of the best class of each row."""
+    return list(zip(rows.argmax(axis=1).tolist(), rows.max(axis=1).tolist(), strict=True))
 
 
 class _Request:

@@ -69,6 +69,8 @@ class Repository:
         self._default_model = default_model
         self._metrics = metrics
         self._lock = threading.Lock()
+        self._changing = threading.Lock()  # held while versions are loaded or let go: one change at a time
+        self._expected: set[str] = set()
         self._models: dict[str, dict[int, Version]] = {}
 
     def scan(self) -> None:
@@ -79,11 +81,7 @@ class Repository:
         """
         try:
             found = {
-                folder.name: {
-                    int(version.name): Version(folder.name, int(version.name), State.LOADING)
-                    for version in folder.iterdir()
-                    if _VERSION.fullmatch(version.name) and (version / FILE).is_file()
-                }
+                folder.name: _found(folder)
                 for folder in sorted(self._root.iterdir())
                 if folder.is_dir() and not folder.name.startswith(".") and folder.name != _LOST
             }
@@ -95,12 +93,13 @@ class Repository:
         except OSError as error:
             raise SetupError(f"--repository {self._root} cannot be read: {error.strerror}") from None
         for name in found:
-            if not _NAME.fullmatch(name) or name == RESERVED:
+            if not is_name(name):
                 raise SetupError(
                     f"--repository: a model cannot be called {name!r}; use letters, digits, '.', '_' and '-'"
                 )
         with self._lock:
             self._models = {name: versions for name, versions in found.items() if versions}
+            self._expected = set(self._models)
         if self._default_model and self._default_model not in self._models:
             raise SetupError(
                 f"--default-model {self._default_model} is not in the repository; there are: {self._names()}"
@@ -108,14 +107,57 @@ class Repository:
 
     def load_all(self) -> None:
         """Load the newest versions of every model, the highest first, until enough of each passed."""
-        for name, versions in self._models.items():
-            passed = 0
-            for number in sorted(versions, reverse=True):
-                if passed == self._keep_versions:
-                    self._forget(name, number)
-                else:
-                    passed += self._load_version(name, number)
-            self._metrics.model_ready(name, ready=passed > 0)
+        with self._changing:
+            for name in list(self._models):
+                self._load_newest(name)
+
+    def load(self, name: str, seconds: float) -> None:
+        """Look again for the versions of one model and load what is new, or failed before, beside what is served.
+
+        Args:
+            name: of a folder in the repository.
+            seconds: most to wait for the calls of each older version that is no longer kept.
+
+        Raises:
+            UnknownModel: the repository has no version of it.
+            Unavailable: its highest version cannot be served; says why, and what is served instead.
+        """
+        with self._changing:
+            found = self._look(name)
+            with self._lock:
+                known = self._models.setdefault(name, {})
+                for number in [number for number, entry in known.items() if entry.model is None]:
+                    del known[number]
+                known.update({number: entry for number, entry in found.items() if number not in known})
+            gone = self._load_newest(name)
+            for entry in gone:
+                _drain(entry, seconds)
+        newest = self._versions(name).get(max(found))
+        if newest is not None and newest.state is not State.READY:
+            served = _join([entry.version for entry in self.versions() if entry.name == name and entry.model])
+            raise Unavailable(
+                f"failed to load version {newest.version} of {name!r}: {newest.reason}; versions served: {served}"
+            )
+
+    def unload(self, name: str, seconds: float) -> None:
+        """Drain every version of a model, for at most `seconds` in all, and let it go.
+
+        Raises:
+            UnknownModel: there is no such model.
+        """
+        deadline = time.monotonic() + seconds
+        with self._changing:
+            versions = self._versions(name)
+            self._metrics.model_ready(name, ready=False)
+            with self._lock:
+                self._expected.discard(name)
+            for entry in versions.values():
+                self._set(replace(entry, state=State.DRAINING))
+            for entry in versions.values():
+                _drain(entry, max(0.0, deadline - time.monotonic()))
+            with self._lock:
+                del self._models[name]
+        logs.info("model unloaded", model=name)
 
     def find(self, name: str, version: str) -> Model:
         """Return the model that a request means by its name (may be empty) and version (may be empty).
@@ -165,6 +207,10 @@ class Repository:
                 for name, versions in self._models.items()
             }
 
+    def expected(self) -> dict[str, bool]:
+        """Return the readiness of the models found at start or loaded since, less those that were unloaded."""
+        return {name: served for name, served in self.readiness().items() if name in self._expected}
+
     def close(self, seconds: float) -> None:
         """Drain every served version, for at most `seconds` in all, and let it go."""
         deadline = time.monotonic() + seconds
@@ -173,6 +219,38 @@ class Repository:
             if entry.model is not None:
                 self._set(replace(entry, state=State.DRAINING))
                 entry.model.drain(max(0.0, deadline - time.monotonic()))
+
+    def _look(self, name: str) -> dict[int, Version]:
+        """Return the versions of a model that are on disk now."""
+        found: dict[int, Version] = {}
+        if is_name(name):
+            try:
+                found = _found(self._root / name)
+            except OSError as error:
+                logs.warning("model cannot be read", model=name, reason=str(error))
+        if not found:
+            raise UnknownModel(
+                f"failed to load {name[:80]!r}: the repository has no version of it; served are: {self._names()}"
+            )
+        return found
+
+    def _load_newest(self, name: str) -> list[Version]:
+        """Load what is not served of a model's versions, the highest first, until enough passed.
+
+        Returns what is not kept and was served.
+        """
+        passed, gone = 0, []
+        for number, entry in sorted(self._versions(name).items(), reverse=True):
+            if passed == self._keep_versions:
+                gone.append(entry)
+                self._forget(name, number)
+            else:
+                passed += entry.state is State.READY or self._load_version(name, number)
+        with self._lock:
+            if passed:
+                self._expected.add(name)
+        self._metrics.model_ready(name, ready=passed > 0)
+        return gone
 
     def _load_version(self, name: str, number: int) -> bool:
         try:
@@ -212,8 +290,8 @@ class Repository:
     def _default(self) -> str:
         if self._default_model:
             return self._default_model
-        if len(self._models) == 1:
-            return next(iter(self._models))
+        if len(self._expected) == 1:
+            return next(iter(self._expected))
         raise InvalidInput("model", f"is empty and there is no default; name one of: {self._names()}")
 
     def _versions(self, name: str) -> dict[int, Version]:
@@ -225,6 +303,25 @@ class Repository:
 
     def _names(self) -> str:
         return _join(sorted(self._models))
+
+
+def is_name(name: str) -> bool:
+    """Return whether a model may be called so."""
+    return bool(_NAME.fullmatch(name)) and name != RESERVED
+
+
+def _found(folder: Path) -> dict[int, Version]:
+    """Return the versions in a model's folder."""
+    return {
+        int(version.name): Version(folder.name, int(version.name), State.LOADING)
+        for version in folder.iterdir()
+        if _VERSION.fullmatch(version.name) and (version / FILE).is_file()
+    }
+
+
+def _drain(entry: Version, seconds: float) -> None:
+    if entry.model is not None:
+        entry.model.drain(seconds)
 
 
 def _join(names: list[str] | list[int]) -> str:

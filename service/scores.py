@@ -19,10 +19,10 @@ _FEW_CLASSES = 32
 
 
 class Best(NamedTuple):
-    """The best classes of one picture, falling, and their probabilities."""
+    """The best classes of one picture, falling, and their probabilities; of a whole row there are no indices."""
 
     indices: list[int]
-    probabilities: list[float]
+    probabilities: Sequence[float] | Rows
 
 
 def rows_of(scores: npt.NDArray[Any]) -> Rows:

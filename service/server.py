@@ -24,14 +24,17 @@ from service.errors import SetupError
 from service.metrics import Metrics
 from service.model import Options, load_model
 from service.repository import RESERVED, Load, Repository
-from service.rpc import classifier, wire
-from service.rpc.calls import Calls
+from service.rpc import classifier, inference, wire
+from service.rpc.calls import Calls, Handler
+from service.rpc.deadlines import Deadlines
+from service.rpc.infer import ModelStream
 from service.rpc.streams import Streams
 from service.session import check_runtime
 
 BUNDLED = Path(__file__).parent / "bundled/models"
 BUNDLED_DEFAULT = "lenet5-mnist"
 
+_SERVICES = (classifier.SERVICE, inference.SERVICE)
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _REFUSE_SECONDS = 0.5
@@ -96,25 +99,51 @@ class Server:
         self._settings = settings
         self.metrics = metrics or Metrics(most_labels=settings.metrics_labels)
         self._drained = False
+        self._reported: set[str] = set()  # models whose health was told
         self.repository = open_repository(settings, self.metrics, load)
         # Threads for what is not ours (health) and what takes a while (lists); nothing that waits for a model is here.
         self._control = ThreadPoolExecutor(4, thread_name_prefix="control")
+        self._changes = ThreadPoolExecutor(1, thread_name_prefix="repository")  # a change may take minutes
         self._health = _Health(self._control)
         self._health.set("", _NOT_SERVING)
-        self._calls = Calls(self._most_calls(), self.metrics, access_log=settings.access_log)
-        self._streams = Streams(self.repository, self.metrics, limit=settings.max_streams, idle=settings.stream_idle)
-        handlers = classifier.Classifier(self.repository).handlers(self._calls, self._control)
-        handlers["ClassifyStream"] = self._streams.handler()
+        deadlines = Deadlines()
+        self._calls = Calls(self._most_calls(), self.metrics, deadlines, access_log=settings.access_log)
+        self._streams = Streams(self.metrics, deadlines, limit=settings.max_streams, idle=settings.stream_idle)
         self._pin = cores.home(settings.pin)
         with cores.pinned(self._pin):
             self._grpc = grpc.server(self._control, options=_channel_options(settings))
-        generic = grpc.method_handlers_generic_handler(classifier.SERVICE, handlers)
-        self._grpc.add_generic_rpc_handlers((generic,))
+        self._grpc.add_generic_rpc_handlers(
+            tuple(
+                grpc.method_handlers_generic_handler(service, handlers)
+                for service, handlers in self._services().items()
+            )
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         if settings.reflection:
             _add_reflection(self._grpc)
         self.grpc_port = self.metrics_port = 0
         self._stop_metrics: Callable[[], None] = lambda: None
+
+    def _services(self) -> dict[str, dict[str, Handler]]:
+        """Return the handlers of every service of ours, by method."""
+        own = classifier.Classifier(self.repository)
+        protocol = inference.Inference(
+            self.repository,
+            self.metrics,
+            self._settings,
+            ready=lambda: self.ready() and not self._drained,
+            changed=self._report_health,
+        )
+        return {
+            classifier.SERVICE: {
+                **own.handlers(self._calls, self._control),
+                "ClassifyStream": self._streams.handler(classifier.ClassifyStream(own)),
+            },
+            inference.SERVICE: {
+                **protocol.handlers(self._calls, self._control, self._changes),
+                "ModelStreamInfer": self._streams.handler(ModelStream(self.repository)),
+            },
+        }
 
     def start(self) -> None:
         """Listen, load every model, and report what there is.
@@ -127,7 +156,6 @@ class Server:
         runtime = check_runtime()
         self.repository.scan()
         self.metrics_port, self._stop_metrics = self.metrics.serve(self._settings.host, self._settings.metrics_port)
-        self._calls.limit = self._most_calls()
         self.grpc_port = self._listen()
         self._report_health()
         self.repository.load_all()
@@ -144,7 +172,7 @@ class Server:
 
     def ready(self) -> bool:
         """Return whether the whole server counts as ready, by `--ready` and `--allow-empty`."""
-        served = list(self.repository.readiness().values())
+        served = list(self.repository.expected().values())
         if not served:
             return self._settings.allow_empty
         return all(served) if self._settings.ready == "all" else any(served)
@@ -172,7 +200,8 @@ class Server:
         self._grpc.stop(None)  # idle Watches, reflection: one of them alone would hold stop(grace) to its end
         self.repository.close(self._settings.grace)
         self._stop_metrics()
-        self._control.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._control, self._changes):
+            pool.shutdown(wait=False, cancel_futures=True)
         logs.info("stopped")
 
     def _listen(self) -> int:
@@ -197,11 +226,14 @@ class Server:
         return each * max(1, len(self.repository.readiness()))
 
     def _report_health(self) -> None:
+        self._calls.limit = self._most_calls()
         readiness = self.repository.readiness()
         overall = _SERVING if self.ready() else _NOT_SERVING
-        for service in ("", classifier.SERVICE):
+        for service in ("", *_SERVICES):
             self._health.set(service, overall)
-        for name, served in readiness.items():
+        gone = dict.fromkeys(self._reported - readiness.keys(), False)
+        self._reported |= readiness.keys()
+        for name, served in (readiness | gone).items():
             self._health.set(name, _SERVING if served else _NOT_SERVING)
         self._health.set(RESERVED, _SERVING)
 
@@ -262,7 +294,7 @@ def _channel_options(settings: Settings) -> list[tuple[str, int]]:
 
 def _add_reflection(server: grpc.Server) -> None:
     """Register reflection; each open stream holds a thread, so they have a pool of their own."""
-    names = [classifier.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME]
+    names = [*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME]
     pool = ThreadPoolExecutor(16, thread_name_prefix="reflection")
     servicer = reflection.ReflectionServicer(service_names=names)
 

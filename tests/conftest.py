@@ -16,6 +16,7 @@ from service.config import load_settings
 from service.metrics import Metrics
 from service.repository import Load
 from service.server import Server
+from tests import triton as triton_client
 from tests.fakes import HeldLoad
 from tests.onnx_models import write_model
 
@@ -82,6 +83,20 @@ def connect() -> Iterator[Connect]:
         client = Client(*(f"127.0.0.1:{server.grpc_port}" for server in servers), timeout=timeout)
         clients.append(client)
         return client
+
+    yield make
+    for client in clients:
+        client.close()
+
+
+@pytest.fixture
+def triton() -> Iterator[triton_client.Connect]:
+    """Return what makes a client of Triton's own for a server; all are ended in the end."""
+    clients = []
+
+    def make(server: Server) -> triton_client.TritonClient:
+        clients.append(triton_client.TritonClient(f"127.0.0.1:{server.grpc_port}"))
+        return clients[-1]
 
     yield make
     for client in clients:

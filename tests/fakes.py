@@ -1,13 +1,21 @@
 """Fakes that are passed in where a test must hold the server still or make it fail."""
 
+import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
-from typing import cast
+from queue import SimpleQueue
+from types import FrameType
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 
+from service.batcher import Batcher, BatchRun, Outcome, Pending
+from service.errors import Overloaded, SaccadeError, Unavailable
 from service.manifest import Manifest
 from service.metrics import Metrics
 from service.model import Facts, Model, Options
@@ -20,6 +28,14 @@ WAIT = 20.0
 """Seconds after which something that must happen counts as never happening."""
 
 Batch = npt.NDArray[np.uint8]
+
+Value = TypeVar("Value")
+FAR = 1e9
+"""Seconds to a deadline that no test reaches."""
+COSTS = {4: 80.0, 1: 20.0, 2: 30.0}
+"""Seconds a batch of the bench's model, by bucket; not in order on purpose."""
+QUEUE_SIZE = 80
+"""Of the bench's batcher."""
 
 
 def uniform(batch: Batch) -> npt.NDArray[np.float32]:
@@ -72,7 +88,7 @@ class HeldLoad:
         return Model(
             Facts(name, version, "cpu", "fp32", verified=True, sha256="0" * 64),
             Manifest(labels=LABELS, preprocessing=SPEC),
-            cast("Session", self._session),
+            [cast("Session", self._session)],
             costs=self._costs,
             options=self._options,
             metrics=self.metrics,
@@ -88,3 +104,174 @@ def until_waiting(server: Server, pictures_waiting: int) -> None:
             return
         waiting.wait(0.005)
     raise AssertionError(f"{pictures_waiting} pictures never waited")
+
+
+def double(items: Sequence[int]) -> list[int]:
+    """Answer as the fake model does."""
+    return [item * 2 for item in items]
+
+
+class Job(threading.Thread, Generic[Value]):
+    """Work on a thread of its own."""
+
+    def __init__(self, work: Callable[[], Value]) -> None:
+        super().__init__(daemon=True)
+        self._work, self._end = work, Future[Value]()
+        self.start()
+
+    def run(self) -> None:
+        """Keep what the work returns or raises."""
+        try:
+            self._end.set_result(self._work())
+        except Exception as error:  # noqa: BLE001 - the test looks at it
+            self._end.set_exception(error)
+
+    def answer(self) -> Value:
+        """Return what the work returned."""
+        self.join(WAIT)
+        return self._end.result(0)
+
+
+class Caller:
+    """One request: its items, what came of it, and how often and by whom that was told."""
+
+    def __init__(self, items: Sequence[int]) -> None:
+        self.items, self.left = items, False
+        self.pending: Pending[int, int]
+        self.tellers = list[threading.Thread]()
+        self.then: Callable[[], object] = lambda: None  # what it does when it is told
+        self._told = threading.Event()
+
+    def __call__(self, pending: Pending[int, int]) -> None:
+        """Be told."""
+        self.tellers.append(threading.current_thread())
+        self.pending = pending
+        self._told.set()
+        self.then()
+
+    @property
+    def told(self) -> bool:
+        """Whether it is over."""
+        return self._told.is_set()
+
+    def answer(self) -> Outcome[int]:
+        """Return what it got, as soon as it is told."""
+        assert self._told.wait(WAIT), "the request was never over"
+        return self.pending.outcome()
+
+    def failure(self) -> SaccadeError:
+        """Return what it failed with, as soon as it is told."""
+        with pytest.raises(SaccadeError) as caught:
+            self.answer()
+        return caught.value
+
+
+class HeldBatch:
+    """One batch as the fake model has it, held until the test ends it."""
+
+    def __init__(self, number: int, items: Sequence[int]) -> None:
+        self.number, self.items, self.thread = number, list(items), threading.current_thread()
+        self.go = threading.Event()
+        self.answer: Callable[[list[int]], list[int]] | None = None
+
+    def end(self, answer: Callable[[list[int]], list[int]] | None = None) -> None:
+        """Let it end, with another answer than the bench's if one is given."""
+        self.answer = answer
+        self.go.set()
+
+
+class Bench:
+    """A batcher with a fake clock and a fake model, which doubles items and holds each batch until the test ends it.
+
+    Args:
+        direct: seconds that a batch may take on the thread that brings it; `busy` brings its request so.
+        instances: of the fake model.
+    """
+
+    def __init__(self, *, direct: float = 0.0, instances: int = 1) -> None:
+        self.direct, self.now, self.seconds = direct, 100.0, 0.0  # seconds: that each batch takes
+        self.on_clock: Callable[[], object] = lambda: None  # called after each look at the clock
+        self.answer: Callable[[list[int]], list[int]] = double
+        self.trace: Callable[[FrameType, str, Any], Any] | None = None  # follows what comes after a batch
+        self.seen, self.calls, self.batches = list[BatchRun](), list[Caller](), list[HeldBatch]()
+        self._begun, self._held = SimpleQueue[HeldBatch](), True
+        self._busy = [threading.Lock() for _ in range(instances)]
+        self.name = f"bench-{id(self)}"
+        self.batcher: Batcher[int, int] = Batcher(
+            [lambda items, number=number: self._run(number, items) for number in range(instances)],  # type: ignore[misc]
+            costs=COSTS,
+            queue_size=QUEUE_SIZE,
+            direct=direct,
+            on_batch=self.seen.append,
+            clock=self._clock,
+            name=self.name,
+        )
+        self.threads = [thread for thread in threading.enumerate() if thread.name.startswith(self.name)]
+
+    def _clock(self) -> float:
+        now = self.now
+        self.on_clock()
+        return now
+
+    def _run(self, number: int, items: Sequence[int]) -> list[int]:
+        assert self._busy[number].acquire(blocking=False), "an instance runs two batches at once"
+        batch = HeldBatch(number, items)
+        self.batches.append(batch)
+        self._begun.put(batch)
+        assert not self._held or batch.go.wait(WAIT), "the test never ended the batch"
+        self.now += self.seconds
+        self._busy[number].release()
+        sys.settrace(self.trace or sys.gettrace())  # of this thread only
+        return (batch.answer or self.answer)(batch.items)
+
+    @property
+    def ran(self) -> list[list[int]]:
+        """The items of the batches."""
+        return [batch.items for batch in self.batches]
+
+    def call(self, *items: int, left: float = FAR, alone: bool = False) -> Caller:
+        """Start a request on this thread."""
+        call = Caller(items)
+        with self.batcher.admit(len(items), deadline=self.now + left) as ticket:
+            self.calls.append(call)
+            call.pending = ticket.start(items, call, alone=alone)
+        return call
+
+    def begun(self) -> HeldBatch:
+        """Return the next batch, as soon as it runs."""
+        return self._begun.get(timeout=WAIT)
+
+    def busy(self, *items: int, left: float = FAR) -> tuple[Caller, HeldBatch]:
+        """Start a request; return when its first batch runs, with `direct` on the thread that brings it."""
+        if self.direct:
+            Job(lambda: self.call(*items, left=left, alone=True))
+        else:
+            self.call(*items, left=left)
+        batch = self.begun()
+        return next(call for call in self.calls if call.items == items), batch
+
+    def leave(self, call: Caller) -> None:
+        """Let a caller leave."""
+        call.left = True
+        self.batcher.leave(call.pending)
+
+    def free(self) -> None:
+        """Hold no batch any more."""
+        self._held = False
+        for batch in list(self.batches):
+            batch.go.set()
+
+    def predicted(self, count: int, prepare: float = 0.0) -> float:
+        """Return in how many seconds `count` more items would be answered."""
+        with pytest.raises(Overloaded) as refusal:
+            self.batcher.admit(count, deadline=self.now, prepare=prepare)
+        return refusal.value.retry_after
+
+    def ending(self, end: Callable[[], Value]) -> Job[Value]:
+        """Start a drain or a close; return when the batcher refuses, which is the only sign of it."""
+        job, late = Job(end), time.monotonic() + WAIT
+        with pytest.raises(Unavailable):
+            while time.monotonic() < late:
+                with self.batcher.admit(1):
+                    pass
+        return job

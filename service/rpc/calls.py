@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError, Message
 from service import logs
 from service.errors import Cancelled, DeadlineExceeded, InvalidInput, Overloaded, RefusalReason, Unavailable
 from service.metrics import Metrics
+from service.rpc.deadlines import Deadlines, Entry
 from service.rpc.statuses import StatusWithDetails, to_status
 from service.rpc.wire import Wire, handler
 
@@ -50,13 +51,48 @@ def parse(parser: Parser[Request], raw: bytes) -> Request:
         raise InvalidInput("request", f"{len(raw):,} bytes that are no message of this method") from None
 
 
+def sooner(deadline: float | None, seconds: float) -> float:
+    """Return the deadline of a message that gives itself so many seconds from now."""
+    own = time.monotonic() + seconds
+    return own if deadline is None else min(own, deadline)
+
+
+class Call:
+    """One request under way, as a method sees it: a unary call, or one message of a stream.
+
+    Attributes:
+        deadline: on `time.monotonic`; None where the caller set none.
+        alone: whether no other is under way.
+        started: when its message was there.
+        model: set by the method as soon as it is known, for the metrics; likewise `version`, where one is run, and
+            `id`, for the log.
+    """
+
+    __slots__ = ("alone", "deadline", "id", "model", "started", "version")
+
+    def __init__(self, deadline: float | None, *, alone: bool) -> None:
+        self.deadline = deadline
+        self.alone = alone
+        self.started = time.monotonic()
+        self.model = ""
+        self.version = 0
+        self.id = ""
+
+
+Make: TypeAlias = Callable[[], Message]
+"""Returns the answer to a request, or raises why there is none."""
+
+Begin: TypeAlias = Callable[[Request, Call, Callable[[Make], None]], Callable[[], None]]
+"""Begins a request, given what takes its answer, from any thread, once; returns what gives it up. Does not block."""
+
+
 class Record:
-    """Counts, times and logs the calls of one method.
+    """Counts, times and logs the requests of one method.
 
     Args:
         method: its name.
-        metrics: where calls are counted.
-        access_log: log answered calls too, one line each.
+        metrics: where they are counted.
+        access_log: log answered ones too, one line each.
     """
 
     def __init__(self, method: str, metrics: Metrics, *, access_log: bool = False) -> None:
@@ -64,70 +100,60 @@ class Record:
         self._metrics = metrics
         self._access_log = access_log
 
-    def answered(self, model: str, call_id: str, seconds: float) -> None:
+    def answered(self, call: Call, now: float) -> None:
         """Record an answer."""
-        self._metrics.call(model, self._method, "OK", seconds)
+        seconds = now - call.started
+        self._metrics.call(call.model, self._method, "OK", seconds, call.version)
         if self._access_log:
-            logs.info("call", method=self._method, model=model, ms=round(seconds * 1000, 3), id=call_id)
+            logs.info("call", method=self._method, model=call.model, ms=round(seconds * 1000, 3), id=call.id)
 
-    def failed(self, error: Exception, model: str, call_id: str, seconds: float) -> StatusWithDetails:
+    def failed(self, error: Exception, call: Call, now: float) -> StatusWithDetails:
         """Record a failure and return its status; refusals, which come by the thousand, share one log line a second."""
         status = to_status(error)
         code = status.code.name
-        self._metrics.call(model, self._method, code, seconds)
+        self._metrics.call(call.model, self._method, code, now - call.started, call.version)
         if isinstance(error, Overloaded):
-            self._metrics.refused(model, error.reason)
-            logs.sometimes("calls refused", method=self._method, model=model, reason=str(error))
+            self._metrics.refused(call.model, error.reason)
+            logs.sometimes("calls refused", method=self._method, model=call.model, reason=str(error))
         elif status.code is not grpc.StatusCode.INTERNAL:
-            logs.info("call failed", method=self._method, model=model, code=code, reason=str(error), id=call_id)
+            logs.info("call failed", method=self._method, model=call.model, code=code, reason=str(error), id=call.id)
         return status
 
     def refused(self, status: StatusWithDetails, reason: RefusalReason) -> None:
-        """Record a call that was refused before its message was read."""
+        """Record what was refused before its message was read."""
         self._metrics.refused("", reason)
         logs.sometimes("calls refused", method=self._method, reason=status.details)
         self._metrics.call("", self._method, status.code.name, 0.0)
 
 
-class Call:
-    """One unary call under way, as a method sees it.
+class UnaryCall(Call):
+    """A unary call, and the way back to its caller."""
 
-    Attributes:
-        deadline: on `time.monotonic`; None where the caller set none.
-        alone: whether no other call is under way.
-        model: set by the method as soon as it is known, for the metrics; likewise `id`, for the log.
-    """
-
-    __slots__ = ("_leave", "_once", "_record", "_started", "_wire", "alone", "deadline", "id", "model")
+    __slots__ = ("_once", "_record", "_wire", "leave", "own_deadline")
 
     def __init__(self, wire: Wire, record: Record, *, alone: bool) -> None:
+        super().__init__(wire.deadline, alone=alone)
         self._wire = wire
         self._record = record
-        self._started = time.monotonic()
         self._once = threading.Lock()
-        self._leave: Callable[[], None] | None = None
-        self.alone = alone
-        self.deadline = wire.deadline
-        self.model = ""
-        self.id = ""
+        self.leave: Callable[[], None] = lambda: None  # gives up what was begun
+        self.own_deadline: Entry | None = None
 
-    def on_leave(self, leave: Callable[[], None]) -> None:
-        """Call when the caller left before it was answered, or its deadline passed; on gRPC's polling thread."""
-        self._leave = leave
-
-    def answer(self, make: Callable[[], Message]) -> None:
+    def answer(self, make: Make) -> None:
         """Answer with what `make` returns, or with the status of what it raises; from any thread, once."""
         if not self._once.acquire(blocking=False):
             return
+        if self.own_deadline is not None:
+            self.own_deadline.cancel()
         now = time.monotonic()
         try:
             if self.deadline is not None and now >= self.deadline:
                 raise DeadlineExceeded("the deadline passed before the answer was there")
             raw = make().SerializeToString()
         except Exception as error:  # noqa: BLE001 - whatever it was, the caller hears of it by the table
-            self._wire.end(status=self._record.failed(error, self.model, self.id, now - self._started))
+            self._wire.end(status=self._record.failed(error, self, now))
         else:
-            self._record.answered(self.model, self.id, now - self._started)
+            self._record.answered(self, now)
             self._wire.end(raw)
 
     def fail(self, error: Exception) -> None:
@@ -145,9 +171,13 @@ class Call:
         now = time.monotonic()
         late = self.deadline is not None and now >= self.deadline
         error = DeadlineExceeded("the deadline passed") if late else Cancelled("the caller left")
-        self._record.failed(error, self.model, self.id, now - self._started)
-        if self._leave is not None:
-            self._leave()
+        self._record.failed(error, self, now)
+        self.leave()
+
+    def expire(self) -> None:
+        """Answer that the deadline passed, and give up what was begun."""
+        self.fail(DeadlineExceeded("the deadline passed before the answer was there"))
+        self.leave()
 
 
 class Calls:
@@ -157,12 +187,14 @@ class Calls:
         limit: how many may be under way; beyond that they are refused before their message is read, which is cheaper
             than to be refused by the queue and keeps large messages out. May be changed at any time.
         metrics: where they are counted.
+        deadlines: watches those that requests give themselves.
         access_log: log answered calls too.
     """
 
-    def __init__(self, limit: int, metrics: Metrics, *, access_log: bool = False) -> None:
+    def __init__(self, limit: int, metrics: Metrics, deadlines: Deadlines, *, access_log: bool = False) -> None:
         self.limit = limit
         self._metrics = metrics
+        self._deadlines = deadlines
         self._access_log = access_log
         self._under_way = 0  # changed by gRPC's one polling thread only
         self._last = 0.0  # when the last call was begun, and answered if it was alone
@@ -174,7 +206,7 @@ class Calls:
 
     def unary(
         self,
-        begin: Callable[[Request, Call], None],
+        begin: Begin[Request],
         parser: Parser[Request],
         method: str,
         *,
@@ -183,7 +215,7 @@ class Calls:
         """Return the gRPC handler of a unary method.
 
         Args:
-            begin: begins a call and returns, on gRPC's polling thread; what it raises answers the call.
+            begin: begins a call, on gRPC's polling thread; what it raises answers the call.
             parser: of the request.
             method: its name.
             limited: whether it is refused when too many calls are under way.
@@ -201,10 +233,11 @@ class Calls:
                 wire.end(status=to_status(error))
             elif not self._refuse(wire, record, limited=limited):
                 alone = not self._under_way and wire.arrived - self._last > _ANSWER_TO_REQUEST
-                call = Call(wire, record, alone=alone)
+                call = UnaryCall(wire, record, alone=alone)
                 if self._count(wire, call):
                     try:
-                        begin(parse(parser, raw), call)
+                        call.leave = begin(parse(parser, raw), call, call.answer)
+                        self._watch(call, wire.deadline)
                     except Exception as error:  # noqa: BLE001 - see Call.answer
                         call.fail(error)
                     self._last = time.monotonic()
@@ -216,8 +249,9 @@ class Calls:
     ) -> Handler:
         """Return the gRPC handler of a unary method whose answer takes a while: it is made on a thread of `pool`."""
 
-        def begin(request: Request, call: Call) -> None:
-            pool.submit(call.answer, lambda: answer(request, call))
+        def begin(request: Request, call: Call, ready: Callable[[Make], None]) -> Callable[[], None]:
+            pool.submit(ready, lambda: answer(request, call))
+            return lambda: None
 
         return self.unary(begin, parser, method, limited=False)
 
@@ -229,6 +263,11 @@ class Calls:
         """Wait until no call is under way, after `close`; return whether that came to pass within `seconds`."""
         with self._none:
             return self._none.wait_for(lambda: not self._under_way, seconds)
+
+    def _watch(self, call: UnaryCall, deadline: float | None) -> None:
+        """Watch a deadline that the request gave itself; gRPC watches its own."""
+        if call.deadline is not None and (deadline is None or call.deadline < deadline):
+            call.own_deadline = self._deadlines.at(call.deadline, call.expire)
 
     def _refuse(self, wire: Wire, record: Record, *, limited: bool) -> bool:
         """Refuse a call while draining or full; looked at when it arrives and again when its message is there."""
@@ -242,7 +281,7 @@ class Calls:
             return False
         return True
 
-    def _count(self, wire: Wire, call: Call) -> bool:
+    def _count(self, wire: Wire, call: UnaryCall) -> bool:
         """Count a call until gRPC is done with it; False: it is done already."""
 
         def over() -> None:

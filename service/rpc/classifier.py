@@ -7,8 +7,9 @@ from service import image
 from service.errors import InvalidInput
 from service.model import Answer, Facts, Picture
 from service.repository import Repository, State, Version
-from service.rpc.calls import Call, Calls, Handler
+from service.rpc.calls import Call, Calls, Handler, Make, parse, sooner
 from service.rpc.pb.saccade.v1 import classifier_pb2 as pb
+from service.rpc.statuses import StatusWithDetails
 
 SERVICE = pb.DESCRIPTOR.services_by_name["ImageClassifier"].full_name
 
@@ -30,18 +31,20 @@ class Classifier:
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
 
-    def classify(self, request: pb.ClassifyRequest, call: Call) -> None:
-        """Begin Classify."""
+    def classify(
+        self, request: pb.ClassifyRequest, call: Call, ready: Callable[[Callable[[], pb.ClassifyResponse]], None]
+    ) -> Callable[[], None]:
+        """Begin Classify, or one message of ClassifyStream; see service.rpc.calls.Begin."""
+        call.id = request.id
         model = self._repository.find(request.model, request.version)
-        call.model, call.id = model.facts.name, request.id
+        call.model, call.version = model.facts.name, model.facts.version
 
         def on_done(answer: Callable[[], Answer]) -> None:
-            call.answer(lambda: response_of(answer(), model.facts, request.id))
+            ready(lambda: response_of(answer(), model.facts, request.id))
 
-        leave = model.start(
+        return model.start(
             pictures_of(request), top_k=request.top_k, deadline=call.deadline, alone=call.alone, on_done=on_done
         )
-        call.on_leave(leave)
 
     def list_models(self, _: pb.ListModelsRequest, __: Call) -> pb.ListModelsResponse:
         """Answer ListModels."""
@@ -59,6 +62,32 @@ class Classifier:
             "Classify": calls.unary(self.classify, pb.ClassifyRequest, "Classify"),
             "ListModels": calls.blocking(self.list_models, pb.ListModelsRequest, "ListModels", control),
         }
+
+
+class ClassifyStream:
+    """What ClassifyStream says on its streams; see service.rpc.streams.
+
+    Args:
+        classifier: begins each message.
+    """
+
+    method = "ClassifyStream"
+
+    def __init__(self, classifier: Classifier) -> None:
+        self._classifier = classifier
+
+    def begin(self, raw: bytes, call: Call, ready: Callable[[Make], None]) -> Callable[[], None]:
+        """Begin one message."""
+        request = parse(pb.ClassifyRequest, raw)
+        if request.timeout_ms:
+            call.deadline = sooner(call.deadline, request.timeout_ms / 1000)
+        return self._classifier.classify(
+            request, call, lambda make: ready(lambda: pb.ClassifyStreamResponse(id=request.id, response=make()))
+        )
+
+    def failure(self, call: Call, status: StatusWithDetails) -> pb.ClassifyStreamResponse:
+        """Return the message that says why there is no answer."""
+        return pb.ClassifyStreamResponse(id=call.id, error=status.message)
 
 
 def pictures_of(request: pb.ClassifyRequest) -> list[Picture]:

@@ -16,6 +16,7 @@ from service.errors import (
     SaccadeError,
     Unavailable,
     UnknownModel,
+    Unsupported,
 )
 
 PUSHBACK = "grpc-retry-pushback-ms"
@@ -26,6 +27,7 @@ _CODES: dict[type[SaccadeError], int] = {
     UnknownModel: code_pb2.NOT_FOUND,
     Overloaded: code_pb2.RESOURCE_EXHAUSTED,
     Unavailable: code_pb2.UNAVAILABLE,
+    Unsupported: code_pb2.UNIMPLEMENTED,
     DeadlineExceeded: code_pb2.DEADLINE_EXCEEDED,
     Cancelled: code_pb2.CANCELLED,
 }

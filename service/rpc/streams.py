@@ -1,4 +1,4 @@
-"""ClassifyStream: many messages on one stream, each answered as soon as it is ready.
+"""Streams of requests: many messages on one stream, each answered as soon as it is ready.
 
 A stream holds no thread: a message is begun by gRPC's polling thread, and whoever has its answer sends it, or leaves it
 to the one that sends already. So a message costs about half of what a call costs.
@@ -9,36 +9,53 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from typing import Protocol
+
+from google.protobuf.message import Message
 
 from service.errors import Cancelled, DeadlineExceeded, Overloaded, Unavailable
 from service.metrics import Metrics
-from service.model import Answer
-from service.repository import Repository
-from service.rpc.calls import Handler, Record, parse
-from service.rpc.classifier import pictures_of, response_of
-from service.rpc.pb.saccade.v1 import classifier_pb2 as pb
+from service.rpc.calls import Call, Handler, Make, Record
+from service.rpc.deadlines import Deadlines, Entry
 from service.rpc.statuses import StatusWithDetails, to_status
 from service.rpc.wire import Wire, handler
 
-METHOD = "ClassifyStream"
 WINDOW = 64
 """Messages of one stream that may be under way: the next is not asked for, gRPC's flow control does the rest."""
 _LEAVING = Unavailable("draining; try another server")
+
+
+class Dialect(Protocol):
+    """What one method says on its streams."""
+
+    @property
+    def method(self) -> str:
+        """Its name."""
+
+    def begin(self, raw: bytes, call: Call, ready: Callable[[Make], None]) -> Callable[[], None]:
+        """Begin one message; see service.rpc.calls.Begin. A deadline of the message's own goes into `call`.
+
+        Raises:
+            SaccadeError: the message cannot be begun.
+        """
+
+    def failure(self, call: Call, status: StatusWithDetails) -> Message:
+        """Return the message that says why there is no answer."""
 
 
 class Streams:
     """All open streams of a server.
 
     Args:
-        repository: where the models are.
         metrics: counts and times every message.
+        deadlines: watches those that messages give themselves.
         limit: how many may be open; beyond that they are refused.
         idle: seconds after which a stream on which nothing happens is closed.
     """
 
-    def __init__(self, repository: Repository, metrics: Metrics, *, limit: int, idle: float) -> None:
-        self._repository = repository
-        self._record = Record(METHOD, metrics)
+    def __init__(self, metrics: Metrics, deadlines: Deadlines, *, limit: int, idle: float) -> None:
+        self._metrics = metrics
+        self._deadlines = deadlines
         self._limit = limit
         self._idle = idle
         self._open: set[_Stream] = set()
@@ -48,9 +65,9 @@ class Streams:
         text = f"{limit} streams are under way, the limit; try again"
         self._full = to_status(Overloaded(text, reason="pool_full", retry_after=0.1))
 
-    def handler(self) -> Handler:
-        """Return the gRPC handler."""
-        return handler(self._arrive, stream=True)
+    def handler(self, dialect: Dialect) -> Handler:
+        """Return the gRPC handler of one method."""
+        return handler(partial(self._arrive, dialect, Record(dialect.method, self._metrics)), stream=True)
 
     def close(self) -> None:
         """Refuse new streams from now on."""
@@ -70,17 +87,17 @@ class Streams:
         with self._changed:
             return self._changed.wait_for(lambda: not self._open, seconds)
 
-    def _arrive(self, wire: Wire) -> None:
+    def _arrive(self, dialect: Dialect, record: Record, wire: Wire) -> None:
         if self._draining:
             status = to_status(_LEAVING)
-            self._record.refused(status, "draining")
+            record.refused(status, "draining")
             wire.end(status=status)
             return
         if len(self._open) >= self._limit:
-            self._record.refused(self._full, "pool_full")
+            record.refused(self._full, "pool_full")
             wire.end(status=self._full)
             return
-        stream = _Stream(wire, self._repository, self._record)
+        stream = _Stream(wire, dialect, record, self._deadlines)
         if not wire.on_end(partial(self._over, stream)):
             return
         with self._changed:
@@ -106,32 +123,16 @@ class Streams:
                 stream.close_if_idle(self._idle)
 
 
-class _Message:
+class _Message(Call):
     """One message under way, and what will answer it."""
 
-    __slots__ = ("answer", "deadline", "id", "leave", "model", "started")
+    __slots__ = ("leave", "make", "own_deadline")
 
-    def __init__(self) -> None:
-        self.started = time.monotonic()
-        self.deadline: float | None = None
-        self.model = ""
-        self.id = ""
+    def __init__(self, deadline: float | None, *, alone: bool) -> None:
+        super().__init__(deadline, alone=alone)
         self.leave: Callable[[], None] = lambda: None
-        self.answer: Callable[[], pb.ClassifyResponse]
-
-    def response(self, record: Record) -> pb.ClassifyStreamResponse:
-        """Return what the message gets, counted."""
-        now = time.monotonic()
-        seconds = now - self.started
-        try:
-            if self.deadline is not None and now >= self.deadline:
-                raise DeadlineExceeded("the deadline passed before the answer was there")
-            response = self.answer()
-        except Exception as error:  # noqa: BLE001 - whatever it was, this message is answered by the table
-            status = record.failed(error, self.model, self.id, seconds)
-            return pb.ClassifyStreamResponse(id=self.id, error=status.message)
-        record.answered(self.model, self.id, seconds)
-        return pb.ClassifyStreamResponse(id=self.id, response=response)
+        self.make: Make | None = None
+        self.own_deadline: Entry | None = None
 
 
 class _Stream:
@@ -139,14 +140,16 @@ class _Stream:
 
     Args:
         wire: the RPC.
-        repository: where the models are.
+        dialect: of its method.
         record: counts messages.
+        deadlines: watches those that messages give themselves.
     """
 
-    def __init__(self, wire: Wire, repository: Repository, record: Record) -> None:
+    def __init__(self, wire: Wire, dialect: Dialect, record: Record, deadlines: Deadlines) -> None:
         self._wire = wire
-        self._repository = repository
+        self._dialect = dialect
         self._record = record
+        self._deadlines = deadlines
         self._deadline = wire.deadline
         self._lock = threading.Lock()
         self._under_way: set[_Message] = set()
@@ -179,8 +182,7 @@ class _Stream:
             self._under_way.clear()
         for message in under_way:
             message.leave()
-            seconds = time.monotonic() - message.started
-            self._record.failed(Cancelled("the caller left"), message.model, message.id, seconds)
+            self._record.failed(Cancelled("the caller left"), message, time.monotonic())
 
     def _receive(self, raw: bytes | None) -> None:
         """Begin a message and ask for the next, unless the window is full; on gRPC's polling thread."""
@@ -189,47 +191,37 @@ class _Stream:
             self._read_all = True
             self._end_if_done()
             return
-        message = _Message()
         with self._lock:
+            message = _Message(self._deadline, alone=not self._under_way)
             self._under_way.add(message)
             self._paused = len(self._under_way) >= WINDOW
             paused = self._paused or self._draining
         try:
             if self._draining:
                 raise _LEAVING
-            self._start(message, parse(pb.ClassifyRequest, raw))
-        except Exception as error:  # noqa: BLE001 - see _Message.response
+            message.leave = self._dialect.begin(raw, message, partial(self._done, message))
+            if message.deadline is not None and message.deadline != self._deadline:
+                message.own_deadline = self._deadlines.at(message.deadline, partial(self._expire, message))
+        except Exception as error:  # noqa: BLE001 - see _answer
             self._done(message, partial(_raise, error))
         if not paused:
             self._wire.receive(self._receive)
 
-    def _start(self, message: _Message, request: pb.ClassifyRequest) -> None:
-        message.id = request.id
-        own = message.started + request.timeout_ms / 1000 if request.timeout_ms else None
-        message.deadline = min((limit for limit in (own, self._deadline) if limit is not None), default=None)
-        model = self._repository.find(request.model, request.version)
-        message.model = model.facts.name
-
-        def on_done(answer: Callable[[], Answer]) -> None:
-            self._done(message, lambda: response_of(answer(), model.facts, message.id))
-
-        message.leave = model.start(
-            pictures_of(request),
-            top_k=request.top_k,
-            deadline=message.deadline,
-            alone=len(self._under_way) == 1,
-            on_done=on_done,
-        )
-
-    def _done(self, message: _Message, answer: Callable[[], pb.ClassifyResponse]) -> None:
+    def _done(self, message: _Message, make: Make) -> None:
         """Send an answer, after those that are ready before it; from any thread."""
-        message.answer = answer
         with self._lock:
+            if message.make is not None:
+                return  # it was answered, or expired, just before
+            message.make = make
             self._ready.append(message)
             if self._sending:
                 return
             self._sending = True
         self._send_next()
+
+    def _expire(self, message: _Message) -> None:
+        self._done(message, partial(_raise, DeadlineExceeded("the deadline passed before the answer was there")))
+        message.leave()
 
     def _send_next(self) -> None:
         with self._lock:
@@ -238,10 +230,26 @@ class _Stream:
         if message is None:
             self._end_if_done()
             return
-        raw = message.response(self._record).SerializeToString()
+        raw = self._answer(message)
         with self._lock:
             self._under_way.discard(message)
         self._wire.send(raw, self._sent)
+
+    def _answer(self, message: _Message) -> bytes:
+        """Return the bytes of what a message gets, counted."""
+        now = time.monotonic()
+        if message.own_deadline is not None:
+            message.own_deadline.cancel()
+        try:
+            if message.make is None:
+                raise AssertionError("a message was ready without an answer. This is a bug.")
+            if message.deadline is not None and now >= message.deadline:
+                raise DeadlineExceeded("the deadline passed before the answer was there")
+            raw = message.make().SerializeToString()
+        except Exception as error:  # noqa: BLE001 - whatever it was, this message is answered by the table
+            return self._dialect.failure(message, self._record.failed(error, message, now)).SerializeToString()
+        self._record.answered(message, now)
+        return raw
 
     def _sent(self) -> None:
         """Go on with what is ready, and with reading if it waited for room; on gRPC's polling thread."""
@@ -267,5 +275,5 @@ class _Stream:
         self._wire.end(status=status)
 
 
-def _raise(error: Exception) -> pb.ClassifyResponse:
+def _raise(error: Exception) -> Message:
     raise error

@@ -25,6 +25,7 @@ from rich.progress import track
 from rich.table import Table
 
 from service.load.closed_loop import Load, Outcome, run
+from service.rpc.pb.inference import service_pb2
 from service.rpc.pb.saccade.v1 import classifier_pb2 as pb
 from service.server import BUNDLED, BUNDLED_DEFAULT
 from service.session import Session
@@ -32,6 +33,7 @@ from tests.benchmarks import echo
 from tests.processes import ServerProcess
 
 CLASSIFY = "/saccade.v1.ImageClassifier/Classify"
+INFER = "/inference.GRPCInferenceService/ModelInfer"
 SIDE = 28
 ANSWER_BYTES = 150
 WARM_UP = 0.5
@@ -45,10 +47,23 @@ class Row:
     kind: Literal["unary", "stream"]
     pictures: int
     concurrency: int
+    protocol: Literal["saccade", "inference"] = "saccade"
+
+    @property
+    def path(self) -> str:
+        """The method."""
+        if self.protocol == "inference":
+            return INFER
+        return f"{CLASSIFY}Stream" if self.kind == "stream" else CLASSIFY
 
     @property
     def request(self) -> bytes:
         """The message: raw pixels of the model's size."""
+        if self.protocol == "inference":
+            message = service_pb2.ModelInferRequest(model_name=BUNDLED_DEFAULT)
+            message.inputs.add(name="image", datatype="UINT8", shape=[self.pictures, SIDE, SIDE, 1])
+            message.raw_input_contents.append(bytes(self.pictures * SIDE * SIDE))
+            return message.SerializeToString()
         pixels = pb.Pixels(height=SIDE, width=SIDE, channels=1, data=bytes(SIDE * SIDE))
         return pb.ClassifyRequest(images=[pb.Image(pixels=pixels)] * self.pictures).SerializeToString()
 
@@ -61,7 +76,11 @@ ROWS = [
     *(Row(f"LeNet-5, one picture, {count} at once", "unary", 1, count) for count in (1, 8, 32, 128)),
     Row("LeNet-5, stream, 64 at once", "stream", 1, 64),
     Row("LeNet-5, 32 pictures a call, 8 at once", "unary", 32, 8),
+    Row("ModelInfer, one picture, 32 at once", "unary", 1, 32, "inference"),
+    Row("ModelInfer, 32 pictures a call, 8 at once", "unary", 32, 8, "inference"),
 ]
+MOST_OF_CLASSIFY = 1.15
+"""What ModelInfer may cost the server at most, beside Classify with the same pixels."""
 
 
 @dataclass(frozen=True)
@@ -134,8 +153,8 @@ def main() -> None:
             pin(server.process.pid, server_core)
             method = echo.STREAM if row.kind == "stream" else echo.UNARY
             bare[row].append(measure(echo_pid, row.load(echo_address, method, given.seconds, load_core)))
-            path = f"{CLASSIFY}Stream" if row.kind == "stream" else CLASSIFY
-            served[row].append(measure(server.process.pid, row.load(server.address, path, given.seconds, load_core)))
+            load = row.load(server.address, row.path, given.seconds, load_core)
+            served[row].append(measure(server.process.pid, load))
             sessions.append(session_seconds())
     session = statistics.median(sessions)
     table = Table("row", "images/s", "p50 ms", "p99 ms", "server CPU us/image", "ceiling us/image", "ratio")
@@ -153,6 +172,15 @@ def main() -> None:
             f"{cpu / ceiling:.2f}",
         )
     Console(width=130).print(table)
+    for row in ROWS:
+        if row.protocol == "inference":
+            classify = next(
+                other for other in ROWS if (row.pictures, row.concurrency) == (other.pictures, other.concurrency)
+            )
+            ratio = statistics.median(
+                infer.cpu / same.cpu for infer, same in zip(served[row], served[classify], strict=True)
+            )
+            Console(width=130).print(f"{row.name}: {ratio:.2f} times Classify's CPU (goal: at most {MOST_OF_CLASSIFY})")
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def main() -> None:
     version = metrics.version(facts, [str(digit) for digit in range(10)], lambda: 0)
 
     def record() -> None:
-        version.batch(1)
+        version.batch(1, 0.001)
         version.answer(decode=0.0001, queue=0.0001, inference=0.0003, top=[(3, 0.99)])
         metrics.call("lenet5", "Classify", "OK", 0.001)
 

@@ -9,10 +9,14 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from service.errors import SetupError
+from service.rpc.pb.inference import extensions_pb2
 from service.server import Server
 from tests.conftest import Channel, StartServer
 from tests.fakes import WAIT
@@ -21,6 +25,7 @@ from tests.onnx_models import write_model
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 SERVICE = "saccade.v1.ImageClassifier"
+INFERENCE = "inference.GRPCInferenceService"
 
 
 def check(channel: grpc.Channel, service: str) -> int:
@@ -44,7 +49,7 @@ def watch(channel: grpc.Channel, service: str = "") -> Iterator[health_pb2.Healt
     return answers
 
 
-@pytest.mark.parametrize("service", ["", SERVICE, "linear", "liveness"])
+@pytest.mark.parametrize("service", ["", SERVICE, INFERENCE, "linear", "liveness"])
 def test_everything_serves(start_server: StartServer, channel: Channel, repository: Path, service: str) -> None:
     """With every model served, the server, the service, the model and liveness are SERVING."""
     assert check(channel(start_server(repository)), service) == SERVING
@@ -64,7 +69,7 @@ def test_one_model_failed(
     """A model without a version that passed keeps the server from SERVING, unless `--ready any`."""
     write_model(repository / "broken" / "1", wrong_by=0.1)
     opened = channel(start_server(repository, ready=ready))
-    assert check(opened, "") == check(opened, SERVICE) == overall
+    assert check(opened, "") == check(opened, SERVICE) == check(opened, INFERENCE) == overall
     assert check(opened, "broken") == NOT_SERVING
     assert check(opened, "linear") == check(opened, "liveness") == SERVING
 
@@ -101,6 +106,48 @@ def test_drain_tells_a_watch(start_server: StartServer, channel: Channel, reposi
     drain.join(WAIT / 2)
     assert not drain.is_alive(), "the Watch held the drain"
     listener.join(WAIT)
+
+
+def control(channel: grpc.Channel, method: str, name: str) -> None:
+    """Load or unload a model."""
+    call: Any = channel.unary_unary(
+        f"/{INFERENCE}/RepositoryModel{method}",
+        request_serializer=extensions_pb2.RepositoryModelLoadRequest.SerializeToString,  # the same fields in both
+        response_deserializer=None,
+    )
+    call(extensions_pb2.RepositoryModelLoadRequest(model_name=name), timeout=WAIT)
+
+
+def test_a_watch_follows_loads(start_server: StartServer, channel: Channel, repository: Path) -> None:
+    """A Watch of a model hears when it is loaded and when it is let go; the server as a whole serves on."""
+    opened = channel(start_server(repository, allow_repository_control=True))
+    answers = watch(opened, "other")
+    heard = [next(answers).status]
+    write_model(repository / "other" / "1")
+    for method in ("Load", "Unload"):
+        control(opened, method, "other")
+        heard.append(next(answers).status)
+        assert check(opened, "") == check(opened, INFERENCE) == SERVING
+    assert heard == [health_pb2.HealthCheckResponse.SERVICE_UNKNOWN, SERVING, NOT_SERVING]
+
+
+def test_a_failed_load_is_not_the_servers(start_server: StartServer, channel: Channel, repository: Path) -> None:
+    """A new model that fails to load is NOT_SERVING, and the server as a whole stays SERVING."""
+    opened = channel(start_server(repository, allow_repository_control=True))
+    write_model(repository / "other" / "1", wrong_by=0.1)
+    with pytest.raises(grpc.RpcError) as caught:
+        control(opened, "Load", "other")
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert (check(opened, "other"), check(opened, "")) == (NOT_SERVING, SERVING)
+
+
+def test_the_last_model_unloaded(start_server: StartServer, channel: Channel, repository: Path) -> None:
+    """A server whose last model was unloaded is NOT_SERVING, until one is loaded."""
+    opened = channel(start_server(repository, allow_repository_control=True))
+    control(opened, "Unload", "linear")
+    assert (check(opened, ""), check(opened, "linear")) == (NOT_SERVING, NOT_SERVING)
+    control(opened, "Load", "linear")
+    assert (check(opened, ""), check(opened, "linear")) == (SERVING, SERVING)
 
 
 def test_idle_streams_do_not_hold_the_drain(start_server: StartServer, channel: Channel, repository: Path) -> None:
@@ -141,6 +188,17 @@ def test_reflection_shows_the_file_by_its_name(start_server: StartServer, channe
     assert {service.name for service in services.list_services_response.service} >= {SERVICE, "grpc.health.v1.Health"}
     raw, *_ = file.file_descriptor_response.file_descriptor_proto
     assert FileDescriptorProto.FromString(raw).name == "saccade/v1/classifier.proto"
+
+
+def test_reflection_to_a_generic_client(start_server: StartServer, channel: Channel, repository: Path) -> None:
+    """A client that knows nothing finds both services, their methods and the messages' fields by reflection."""
+    database = ProtoReflectionDescriptorDatabase(channel(start_server(repository)))
+    assert set(database.get_services()) >= {SERVICE, INFERENCE}
+    pool = DescriptorPool(database)
+    methods = pool.FindServiceByName(INFERENCE).methods_by_name
+    assert {"ModelInfer", "ModelStreamInfer", "ModelConfig", "ModelStatistics", "LogSettings"} <= set(methods)
+    asked = GetMessageClass(methods["ModelInfer"].input_type)(model_name="linear", raw_input_contents=[b"1"])
+    assert asked.SerializeToString() == b"\x0a\x06linear\x3a\x011"
 
 
 def test_reflection_off(start_server: StartServer, channel: Channel, repository: Path) -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from service.errors import InvalidInput
 from service.metrics import Metrics
-from service.rpc.calls import Call, Calls
+from service.rpc.calls import Call, Calls, Make, UnaryCall
+from service.rpc.deadlines import Deadlines
 from service.rpc.pb.saccade.v1 import classifier_pb2 as pb
 from service.rpc.wire import Wire
 from tests.fakes import WAIT
@@ -65,9 +66,15 @@ class Method:
 
     def __init__(self, limit: int = 10) -> None:
         self.metrics = Metrics()
-        self.calls = Calls(limit, self.metrics)
-        self.begun: list[tuple[pb.ClassifyRequest, Call]] = []
-        self._handler = self.calls.unary(lambda *call: self.begun.append(call), pb.ClassifyRequest, "Classify")
+        self.calls = Calls(limit, self.metrics, Deadlines())
+        self.begun: list[tuple[pb.ClassifyRequest, UnaryCall]] = []
+        self.left: list[Call] = []
+        self._handler = self.calls.unary(self._begin, pb.ClassifyRequest, "Classify")
+
+    def _begin(self, request: pb.ClassifyRequest, call: Call, _: Callable[[Make], None]) -> Callable[[], None]:
+        assert isinstance(call, UnaryCall)
+        self.begun.append((request, call))
+        return lambda: self.left.append(call)
 
     def arrive(self, wire: FakeWire, handler: Any = None) -> FakeWire:  # noqa: ANN401 - gRPC's own type
         """Hand a call over as gRPC does."""
@@ -76,7 +83,7 @@ class Method:
         pool._on_arrival(cast("Wire", wire))
         return wire
 
-    def begin(self, wire: FakeWire | None = None) -> tuple[FakeWire, Call]:
+    def begin(self, wire: FakeWire | None = None) -> tuple[FakeWire, UnaryCall]:
         """Let a call arrive with its message."""
         wire = self.arrive(wire or FakeWire())
         wire.say(REQUEST)
@@ -120,7 +127,7 @@ def test_what_raises_is_a_status() -> None:
     call.answer(make)
     assert wire.code is CODE.INVALID_ARGUMENT
 
-    def begin(_: pb.ClassifyRequest, __: Call) -> None:
+    def begin(_: pb.ClassifyRequest, __: Call, ___: Callable[[Make], None]) -> Callable[[], None]:
         raise ZeroDivisionError
 
     wire = method.arrive(FakeWire(), method.calls.unary(begin, pb.ClassifyRequest, "Classify"))
@@ -179,22 +186,18 @@ def test_a_caller_who_leaves() -> None:
     """A call that is over before it was answered gives up its work once, and counts as CANCELLED."""
     method = Method()
     wire, call = method.begin()
-    left: list[int] = []
-    call.on_leave(lambda: left.append(1))
     wire.finish()
     call.answer(pb.ClassifyResponse)
-    assert (left, wire.ends, method.counted("CANCELLED")) == ([1], [], 1)
+    assert (method.left, wire.ends, method.counted("CANCELLED")) == ([call], [], 1)
 
 
 def test_an_answered_caller_does_not_leave() -> None:
     """The end of an answered call gives up nothing."""
     method = Method()
     wire, call = method.begin()
-    left: list[int] = []
-    call.on_leave(lambda: left.append(1))
     call.answer(pb.ClassifyResponse)
     wire.finish()
-    assert (left, method.counted("OK"), method.counted("CANCELLED")) == ([], 1, None)
+    assert (method.left, method.counted("OK"), method.counted("CANCELLED")) == ([], 1, None)
 
 
 def test_no_answer_after_the_deadline() -> None:

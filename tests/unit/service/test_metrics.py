@@ -65,7 +65,7 @@ def test_exposition(sample: str, metrics: Metrics, version: VersionMetrics) -> N
     metrics.model_ready("lenet5", ready=True)
     metrics.load_failed("lenet5", 2)
     version.served(now=True)
-    version.batch(2)
+    version.batch(2, 0.001)
     version.answer(decode=0.1, queue=0.2, inference=0.3, top=[(1, 0.9), (1, 0.8)])
     assert sample in generate_latest(metrics.registry).decode().splitlines()
 
@@ -138,8 +138,8 @@ def test_queue_depth_is_live(metrics: Metrics) -> None:
 
 def test_reload(metrics: Metrics, version: VersionMetrics) -> None:
     """Another version of the same model goes on with its counts."""
-    version.batch(2)
-    metrics.version(Facts("lenet5", 4, "cuda", "fp16", True, "def"), LABELS, lambda: 0).batch(3)
+    version.batch(2, 0.001)
+    metrics.version(Facts("lenet5", 4, "cuda", "fp16", True, "def"), LABELS, lambda: 0).batch(3, 0.001)
     assert value(metrics, "images_total") == 5
 
 

@@ -4,40 +4,12 @@ from typing import cast
 
 import pytest
 
-from service.errors import InvalidInput, ModelRejected, SetupError, Unavailable, UnknownModel
+from service.errors import InvalidInput, SetupError, Unavailable, UnknownModel
 from service.metrics import Metrics
-from service.model import Facts, Model
 from service.repository import Load, Repository, State
-
-REJECTED = ModelRejected("cpu: self-test: golden sample 0 is wrong")
-
+from tests.loads import REJECTED, FakeModel, Loads
 
 Make = Callable[..., Repository]
-
-
-class _Model:
-    """A model as the repository uses it."""
-
-    def __init__(self, name: str, version: int, *, verified: bool) -> None:
-        self.facts = Facts(name, version, "cpu", "fp32", verified, "abc")
-        self.drained: list[float] = []
-        self.drain = self.drained.append
-
-
-class Loads:
-    """Loads fakes, where it is not told to fail, and records what it was asked for."""
-
-    def __init__(self, *failing: str, error: Exception = REJECTED, verified: bool = True) -> None:
-        self.failing, self.error, self.verified = failing, error, verified
-        self.asked: list[str] = []
-
-    def __call__(self, path: Path, name: str, version: int) -> Model:
-        """Return a fake model, or fail."""
-        assert path.parts[-3:] == (name, str(version), "model.onnx")
-        self.asked.append(f"{name}/{version}")
-        if self.asked[-1] in self.failing:
-            raise self.error
-        return cast("Model", _Model(name, version, verified=self.verified))
 
 
 @pytest.fixture
@@ -226,7 +198,7 @@ def test_metrics(name: str, labels: dict[str, str], expected: float | None, make
 def test_close_drains(make: Make) -> None:
     """Closing drains every version that is served, for no more than the seconds given."""
     repository = loaded(make("a/1", "a/2", "b/1", load=Loads("a/2")))
-    models = [cast("_Model", repository.find(name, "")) for name in ("a", "b")]
+    models = [cast("FakeModel", repository.find(name, "")) for name in ("a", "b")]
     repository.close(1.5)
     assert [len(model.drained) for model in models] == [1, 1]
     assert all(0 < model.drained[0] <= 1.5 for model in models)

@@ -1,0 +1,43 @@
+"""What was counted of one served version, as plain numbers. Standard library only."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Duration:
+    """How often something happened, and how many seconds it took in all."""
+
+    count: int = 0
+    seconds: float = 0.0
+
+    def add(self, seconds: Sequence[float]) -> None:
+        """Count more of it."""
+        self.count += len(seconds)
+        self.seconds += sum(seconds)
+
+
+@dataclass(slots=True)
+class Counts:
+    """All that was counted of one version since the server started.
+
+    Attributes:
+        success: calls that were answered, from arrival to answer.
+        fail: calls that were not.
+        decode: of answered calls, as are `queue` and `inference`; see Model.
+        batches: running batches, by the pictures in them.
+        last_batch: when the last batch ended, in seconds since 1970; 0 where there was none.
+    """
+
+    success: Duration = field(default_factory=Duration)
+    fail: Duration = field(default_factory=Duration)
+    decode: Duration = field(default_factory=Duration)
+    queue: Duration = field(default_factory=Duration)
+    inference: Duration = field(default_factory=Duration)
+    batches: dict[int, Duration] = field(default_factory=dict)
+    last_batch: float = 0.0
+
+    def batch(self, size: int, seconds: float, ended: float) -> None:
+        """Count a batch of `size` pictures that ended at `ended`."""
+        self.batches.setdefault(size, Duration()).add([seconds])
+        self.last_batch = max(self.last_batch, ended)

@@ -1,0 +1,222 @@
+"""inference.GRPCInferenceService: the Open Inference Protocol with Triton's extensions, on the models of Classify."""
+
+import importlib.metadata
+from collections.abc import Callable
+from concurrent.futures import Executor
+from functools import partial
+from typing import NoReturn
+
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+from service.config import Settings
+from service.errors import InvalidInput, Unavailable, UnknownModel, Unsupported
+from service.metrics import Metrics
+from service.repository import Repository, State, is_name
+from service.rpc import described
+from service.rpc.calls import Call, Calls, Handler
+from service.rpc.infer import begin
+from service.rpc.pb.inference import extensions_pb2, model_config_pb2
+from service.rpc.pb.inference import service_pb2 as pb
+
+DESCRIPTOR = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+SERVICE = DESCRIPTOR.full_name
+NAME = "saccade"
+
+_SHARED_MEMORY = "shared memory is not supported; send tensors in the message"
+_UNSERVED = {
+    **dict.fromkeys(
+        [
+            f"{kind}SharedMemory{action}"
+            for kind in ("System", "Cuda")
+            for action in ("Status", "Register", "Unregister")
+        ],
+        _SHARED_MEMORY,
+    ),
+    "TraceSetting": "tracing is not supported; the metrics time every stage of a call",
+    "LogSettings": "what is logged is set when the server starts: --log-format, --access-log",
+}
+"""Methods that are answered UNIMPLEMENTED, and what to do instead."""
+_CONTENT = "no file, path or configuration is taken over the network; put the version into the repository and load it"
+
+
+class Inference:
+    """The methods of the service.
+
+    Args:
+        repository: where the models are.
+        metrics: what was counted.
+        settings: of the server.
+        ready: whether the server counts as ready.
+        changed: told when a model was loaded or let go.
+    """
+
+    def __init__(
+        self,
+        repository: Repository,
+        metrics: Metrics,
+        settings: Settings,
+        *,
+        ready: Callable[[], bool],
+        changed: Callable[[], None],
+    ) -> None:
+        self._repository = repository
+        self._metrics = metrics
+        self._settings = settings
+        self._ready = ready
+        self._changed = changed
+
+    def handlers(self, calls: Calls, control: Executor, changes: Executor) -> dict[str, Handler]:
+        """Return the gRPC handler of each unary method by its name.
+
+        Args:
+            calls: what they belong to.
+            control: runs what takes a while.
+            changes: runs what changes the repository, which may take minutes.
+        """
+        methods: dict[str, Callable[..., Message]] = {
+            "ServerLive": self.server_live,
+            "ServerReady": self.server_ready,
+            "ServerMetadata": self.server_metadata,
+            "ModelReady": self.model_ready,
+            "ModelMetadata": self.model_metadata,
+            "ModelConfig": self.model_config,
+            "ModelStatistics": self.model_statistics,
+            "RepositoryIndex": self.repository_index,
+            "RepositoryModelLoad": self.repository_model_load,
+            "RepositoryModelUnload": self.repository_model_unload,
+            **{name: partial(_refuse, f"{name}: {why}") for name, why in _UNSERVED.items()},
+        }
+        pools = {"RepositoryModelLoad": changes, "RepositoryModelUnload": changes}
+        handlers = {
+            name: calls.blocking(
+                handle,
+                GetMessageClass(DESCRIPTOR.methods_by_name[name].input_type),
+                name,
+                pools.get(name, control),
+            )
+            for name, handle in methods.items()
+        }
+        return {
+            **handlers,
+            "ModelInfer": calls.unary(partial(begin, self._repository), pb.ModelInferRequest, "ModelInfer"),
+        }
+
+    def server_live(self, _: pb.ServerLiveRequest, __: Call) -> pb.ServerLiveResponse:
+        """Answer ServerLive."""
+        return pb.ServerLiveResponse(live=True)
+
+    def server_ready(self, _: pb.ServerReadyRequest, __: Call) -> pb.ServerReadyResponse:
+        """Answer ServerReady."""
+        return pb.ServerReadyResponse(ready=self._ready())
+
+    def server_metadata(self, _: pb.ServerMetadataRequest, __: Call) -> pb.ServerMetadataResponse:
+        """Answer ServerMetadata."""
+        control = ["model_repository"] if self._settings.allow_repository_control else []
+        return pb.ServerMetadataResponse(
+            name=NAME,
+            version=importlib.metadata.version(NAME),
+            extensions=["classification", "model_configuration", "statistics", *control],
+        )
+
+    def model_ready(self, request: pb.ModelReadyRequest, _: Call) -> pb.ModelReadyResponse:
+        """Answer ModelReady; a model that is not there is not ready, as Triton's clients poll for it."""
+        try:
+            self._repository.find(request.name, request.version)
+        except (UnknownModel, Unavailable):
+            return pb.ModelReadyResponse(ready=False)
+        return pb.ModelReadyResponse(ready=True)
+
+    def model_metadata(self, request: pb.ModelMetadataRequest, _: Call) -> pb.ModelMetadataResponse:
+        """Answer ModelMetadata."""
+        model = self._repository.find(request.name, request.version)
+        versions = [model.facts.version] if request.version else self._served(model.facts.name)
+        return described.metadata(model, versions)
+
+    def model_config(
+        self, request: model_config_pb2.ModelConfigRequest, _: Call
+    ) -> model_config_pb2.ModelConfigResponse:
+        """Answer ModelConfig."""
+        model = self._repository.find(request.name, request.version)
+        return model_config_pb2.ModelConfigResponse(config=described.configuration(model, self._settings))
+
+    def model_statistics(
+        self, request: extensions_pb2.ModelStatisticsRequest, _: Call
+    ) -> extensions_pb2.ModelStatisticsResponse:
+        """Answer ModelStatistics."""
+        if request.version:
+            facts = self._repository.find(request.name, request.version).facts
+            asked = [(facts.name, facts.version)]
+        else:
+            names = (
+                [self._repository.find(request.name, "").facts.name]
+                if request.name
+                else sorted(self._repository.readiness())
+            )
+            asked = [(name, version) for name in names for version in self._served(name)]
+        return extensions_pb2.ModelStatisticsResponse(
+            model_stats=[described.statistics(*each, self._metrics.counts(*each)) for each in asked]
+        )
+
+    def repository_index(
+        self, request: extensions_pb2.RepositoryIndexRequest, _: Call
+    ) -> extensions_pb2.RepositoryIndexResponse:
+        """Answer RepositoryIndex."""
+        _check_repository(request.repository_name)
+        return described.index(self._repository.versions(), only_ready=request.ready)
+
+    def repository_model_load(
+        self, request: extensions_pb2.RepositoryModelLoadRequest, call: Call
+    ) -> extensions_pb2.RepositoryModelLoadResponse:
+        """Answer RepositoryModelLoad."""
+        self._check_control("RepositoryModelLoad", request, call)
+        if request.parameters:
+            names = ", ".join(sorted(request.parameters))[:80]
+            raise InvalidInput("parameters", f"failed to load: got {names}, expected none; {_CONTENT}")
+        try:
+            self._repository.load(request.model_name, self._settings.grace)
+        finally:
+            self._changed()
+        return extensions_pb2.RepositoryModelLoadResponse()
+
+    def repository_model_unload(
+        self, request: extensions_pb2.RepositoryModelUnloadRequest, call: Call
+    ) -> extensions_pb2.RepositoryModelUnloadResponse:
+        """Answer RepositoryModelUnload."""
+        self._check_control("RepositoryModelUnload", request, call)
+        self._repository.unload(request.model_name, self._settings.grace)
+        self._changed()
+        return extensions_pb2.RepositoryModelUnloadResponse()
+
+    def _check_control(
+        self,
+        method: str,
+        request: extensions_pb2.RepositoryModelLoadRequest | extensions_pb2.RepositoryModelUnloadRequest,
+        call: Call,
+    ) -> None:
+        if not self._settings.allow_repository_control:
+            raise Unsupported(f"{method} is off; start the server with --allow-repository-control to allow it")
+        _check_repository(request.repository_name)
+        if not is_name(request.model_name):
+            raise InvalidInput(
+                "model_name", f"{request.model_name[:80]!r} is no name of a model: letters, digits, '.', '_' and '-'"
+            )
+        call.model = request.model_name
+
+    def _served(self, name: str) -> list[int]:
+        """Return the versions of a model that are served, rising."""
+        return sorted(
+            entry.version for entry in self._repository.versions() if entry.name == name and entry.state is State.READY
+        )
+
+
+def _check_repository(name: str) -> None:
+    if name:
+        raise InvalidInput(
+            "repository_name",
+            f"is {name[:80]!r}; there is one repository, leave it empty (field 1; the model's name is field 2)",
+        )
+
+
+def _refuse(why: str, _: Message, __: Call) -> NoReturn:
+    raise Unsupported(why)

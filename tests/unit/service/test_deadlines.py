@@ -1,0 +1,67 @@
+import threading
+import time
+from collections.abc import Callable
+
+from service.rpc.deadlines import Deadlines
+from tests.fakes import WAIT
+
+
+class Told:
+    """What was told, in order, and how many still have to be."""
+
+    def __init__(self, count: int) -> None:
+        self.numbers: list[int] = []
+        self._count = count
+        self._all = threading.Event()
+
+    def of(self, number: int) -> Callable[[], None]:
+        """Return what notes a number."""
+
+        def note() -> None:
+            self.numbers.append(number)
+            if len(self.numbers) == self._count:
+                self._all.set()
+
+        return note
+
+    def wait(self) -> list[int]:
+        """Return the numbers when all are there."""
+        assert self._all.wait(WAIT)
+        return self.numbers
+
+
+def test_told_in_order() -> None:
+    """Deadlines are told in their order, whatever the order in which they came."""
+    deadlines, told, now = Deadlines(), Told(3), time.monotonic()
+    for number, after in ((2, 0.03), (0, 0.0), (1, 0.015)):
+        deadlines.at(now + after, told.of(number))
+    assert told.wait() == [0, 1, 2]
+
+
+def test_a_sooner_one_wakes_the_thread() -> None:
+    """A deadline that comes before all others is told in its time."""
+    deadlines, told = Deadlines(), Told(1)
+    deadlines.at(time.monotonic() + 3600, told.of(1))
+    deadlines.at(time.monotonic(), told.of(0))
+    assert told.wait() == [0]
+
+
+def test_called_off() -> None:
+    """One that was called off is not told, also twice, and keeps nothing of its callback."""
+    deadlines, told, now = Deadlines(), Told(1), time.monotonic()
+    entry = deadlines.at(now + 0.01, told.of(0))
+    deadlines.at(now + 0.02, told.of(1))
+    entry.cancel()
+    entry.cancel()
+    assert entry.callback is None
+    assert told.wait() == [1]
+
+
+def test_the_dead_are_swept_out() -> None:
+    """Of a hundred thousand that were called off few are left lying, and one that was not is still told."""
+    deadlines, told = Deadlines(), Told(1)
+    for _ in range(100_000):
+        deadlines.at(time.monotonic() + 3600, told.of(0)).cancel()
+    assert len(deadlines._heap) < 3000
+    deadlines.at(time.monotonic(), told.of(1))
+    assert told.wait() == [1]

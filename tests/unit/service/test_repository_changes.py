@@ -1,0 +1,183 @@
+"""Versions that come and go while others are served."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from service.errors import InvalidInput, Unavailable, UnknownModel
+from service.metrics import Metrics
+from service.repository import Repository, State
+from tests.loads import FakeModel, Loads
+
+Lay = Callable[..., None]
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    """Return metrics of their own."""
+    return Metrics()
+
+
+@pytest.fixture
+def lay(tmp_path: Path) -> Lay:
+    """Return what puts versions on disk."""
+
+    def put(*versions: str) -> None:
+        for version in versions:
+            (tmp_path / version).mkdir(parents=True)
+            (tmp_path / version / "model.onnx").touch()
+
+    return put
+
+
+@pytest.fixture
+def loads() -> Loads:
+    """Return what loads fakes."""
+    return Loads()
+
+
+@pytest.fixture
+def repository(tmp_path: Path, lay: Lay, loads: Loads, metrics: Metrics) -> Repository:
+    """Return a repository that serves version 1 of a and of b, and keeps two versions of a model."""
+    lay("a/1", "b/1")
+    repository = Repository(tmp_path, loads, keep_versions=2, default_model=None, metrics=metrics)
+    repository.scan()
+    repository.load_all()
+    return repository
+
+
+def served(repository: Repository, name: str = "", version: str = "") -> str:
+    """Return what answers a request."""
+    facts = repository.find(name, version).facts
+    return f"{facts.name}/{facts.version}"
+
+
+def states(repository: Repository, name: str = "a") -> dict[int, State]:
+    """Return the state of each version of a model."""
+    return {entry.version: entry.state for entry in repository.versions() if entry.name == name}
+
+
+def test_new_version(repository: Repository, lay: Lay, loads: Loads) -> None:
+    """A new version is loaded beside the old one, which is not loaded again."""
+    lay("a/2")
+    repository.load("a", 1.0)
+    assert states(repository) == {1: State.READY, 2: State.READY}
+    assert loads.asked == ["a/1", "b/1", "a/2"]
+    assert (served(repository, "a"), served(repository, "a", "1")) == ("a/2", "a/1")
+
+
+def test_no_longer_kept(repository: Repository, lay: Lay) -> None:
+    """A version beyond those that are kept is drained and let go, once the newer ones are served."""
+    oldest = cast("FakeModel", repository.find("a", "1"))
+    lay("a/2", "a/3")
+    repository.load("a", 1.5)
+    assert (states(repository), oldest.drained) == ({2: State.READY, 3: State.READY}, [1.5])
+
+
+def test_new_model(repository: Repository, lay: Lay, metrics: Metrics) -> None:
+    """A model that was not there is served, and counted on from then on."""
+    lay("c/1")
+    repository.load("c", 1.0)
+    assert served(repository, "c") == "c/1"
+    assert repository.expected() == {"a": True, "b": True, "c": True}
+    assert metrics.registry.get_sample_value("saccade_model_ready", {"model": "c"}) == 1
+
+
+def test_new_version_fails(repository: Repository, lay: Lay, loads: Loads) -> None:
+    """A version that fails is told with its reason and what is served instead; the old one stays."""
+    lay("a/2")
+    loads.failing = ("a/2",)
+    with pytest.raises(Unavailable, match=r"failed to load version 2 of 'a': cpu: self-test.*; versions served: 1"):
+        repository.load("a", 1.0)
+    assert (served(repository, "a"), states(repository)) == ("a/1", {1: State.READY, 2: State.FAILED})
+    assert repository.expected() == {"a": True, "b": True}
+
+
+def test_new_model_fails(repository: Repository, lay: Lay, loads: Loads) -> None:
+    """A new model that fails is told, and what is counted on is what it was."""
+    lay("c/1")
+    loads.failing = ("c/1",)
+    with pytest.raises(Unavailable, match=r"failed to load version 1 of 'c'.*versions served: none"):
+        repository.load("c", 1.0)
+    assert (repository.readiness()["c"], repository.expected()) == (False, {"a": True, "b": True})
+
+
+def test_failed_before(repository: Repository, lay: Lay, loads: Loads) -> None:
+    """A version that failed is tried again when it is asked for, and one that vanished is forgotten."""
+    lay("a/2")
+    loads.failing = ("a/2",)
+    with pytest.raises(Unavailable):
+        repository.load("a", 1.0)
+    loads.failing = ()
+    repository.load("a", 1.0)
+    assert states(repository) == {1: State.READY, 2: State.READY}
+
+
+def test_older_version_failed(repository: Repository, lay: Lay, loads: Loads) -> None:
+    """Only the highest version's failure is the load's."""
+    lay("a/2", "a/3")
+    loads.failing = ("a/2",)
+    repository.load("a", 1.0)
+    assert states(repository) == {1: State.READY, 2: State.FAILED, 3: State.READY}
+
+
+def test_gone_from_disk(repository: Repository, lay: Lay, tmp_path: Path) -> None:
+    """A version whose file is gone is served on beside what is loaded."""
+    lay("a/2")
+    (tmp_path / "a/1/model.onnx").unlink()
+    repository.load("a", 1.0)
+    assert states(repository) == {1: State.READY, 2: State.READY}
+
+
+@pytest.mark.parametrize("name", ["c", "", ".", "..", "../a", "a/1", "/", "liveness", "a" * 129])
+def test_load_nothing(repository: Repository, tmp_path: Path, name: str) -> None:
+    """What the repository does not hold is unknown, and what is no name is never looked for."""
+    (tmp_path.parent / "model.onnx").touch()
+    with pytest.raises(UnknownModel, match=r"failed to load .*; served are: a, b"):
+        repository.load(name, 1.0)
+    assert repository.readiness() == {"a": True, "b": True}
+
+
+def test_unload(repository: Repository, metrics: Metrics) -> None:
+    """An unloaded model is drained, unknown, and no longer counted on."""
+    model = cast("FakeModel", repository.find("a", ""))
+    repository.unload("a", 1.5)
+    assert 0 < model.drained[0] <= 1.5
+    with pytest.raises(UnknownModel, match="no model 'a' here; there are: b"):
+        repository.find("a", "")
+    assert (repository.readiness(), repository.expected()) == ({"b": True}, {"b": True})
+    assert metrics.registry.get_sample_value("saccade_model_ready", {"model": "a"}) == 0
+
+
+def test_the_only_one_left(repository: Repository) -> None:
+    """A request that names no model gets the only one left, and a failed newcomer does not change that."""
+    with pytest.raises(InvalidInput):
+        repository.find("", "")
+    repository.unload("a", 1.0)
+    assert served(repository) == "b/1"
+
+
+def test_a_failed_newcomer(repository: Repository, lay: Lay, loads: Loads) -> None:
+    """A new model that fails leaves the only one the default."""
+    repository.unload("a", 1.0)
+    lay("c/1")
+    loads.failing = ("c/1",)
+    with pytest.raises(Unavailable):
+        repository.load("c", 1.0)
+    assert served(repository) == "b/1"
+
+
+def test_unload_nothing(repository: Repository) -> None:
+    """Unloading an unknown model says so."""
+    with pytest.raises(UnknownModel, match="no model 'c' here"):
+        repository.unload("c", 1.0)
+
+
+def test_loaded_again(repository: Repository, loads: Loads) -> None:
+    """An unloaded model can be loaded again."""
+    repository.unload("a", 1.0)
+    repository.load("a", 1.0)
+    assert (served(repository, "a"), loads.asked) == ("a/1", ["a/1", "b/1", "a/1"])
+    assert repository.expected() == {"a": True, "b": True}
