@@ -1,7 +1,7 @@
 """One served version of a model: pictures in, top-k labels out."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -227,7 +227,7 @@ class Model:
     def _answer(self, outcome: Outcome[_Best | None], k: int, decode: float) -> Answer:
         """Return and record what a request gets."""
         self._check_finite(outcome.results)
-        rows = None if k else np.stack([row.probabilities for row in outcome.results if row is not None])
+        rows = None if k else np.array([row.probabilities for row in outcome.results if row is not None])
         classifications = self._categories(outcome.results, k) if k else []
         self._metrics.answer(
             decode=decode,
@@ -250,18 +250,16 @@ class Model:
         except InvalidInput as error:
             raise InvalidInput(error.field.replace("image", f"images[{number}]", 1), error.reason) from None
 
-    def _run(self, items: Sequence[_Item]) -> list[_Best | None]:
+    def _run(self, items: Sequence[_Item]) -> Sequence[_Best | None]:
         """Run one batch and return the best classes of each picture, as many as the most that anybody asks for."""
         pixels = [item.pixels for item in items]
         probabilities = self._session.run(pixels[0][np.newaxis] if len(pixels) == 1 else np.stack(pixels))
-        best = top_k(probabilities, max(item.k for item in items))
-        values = probabilities[np.arange(len(best))[:, np.newaxis], best]
-        rows: Iterable[_Best] = map(_Best, best.tolist(), values.tolist())
+        rows = _best(probabilities, max(item.k for item in items))
         if not all(item.k for item in items):
             whole = probabilities.copy()  # a provider may use its output again for the next batch
-            rows = [row if item.k else _Best([], every) for item, row, every in zip(items, rows, whole, strict=True)]
+            rows = [_Best([], whole[number]) if not item.k else rows[number] for number, item in enumerate(items)]
         if np.isfinite(probabilities).all():
-            return list(rows)
+            return rows
         finite = [bool(np.isfinite(row).all()) for row in probabilities]
         return [row if fine else None for row, fine in zip(rows, finite, strict=True)]
 
@@ -289,13 +287,20 @@ class Model:
 
 def _top(rows: Probabilities) -> list[tuple[int, float]]:
     """Return (index, probability) of the best class of each row."""
-    return list(zip(rows.argmax(axis=1).tolist(), rows.max(axis=1).tolist(), strict=True))
+    return [(index, rows.item(number, index)) for number, index in enumerate(rows.argmax(axis=1).tolist())]
+
+
+def _best(probabilities: Probabilities, k: int) -> list[_Best]:
+    """Return the k best classes of each row; none where nobody asks for any."""
+    if not k:
+        return []
+    best = top_k(probabilities, k)
+    values = probabilities[np.arange(len(best))[:, np.newaxis], best]
+    return list(map(_Best, best.tolist(), values.tolist()))
 
 
 def top_k(probabilities: Probabilities, k: int) -> npt.NDArray[np.intp]:
     """Return the indices [N, k] of the k largest of each row, falling, ties by index."""
-    if not k:
-        return np.empty((len(probabilities), 0), np.intp)
     return np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
 
 
