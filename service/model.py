@@ -258,7 +258,7 @@ class Model:
     def _answer(self, outcome: Outcome[Best | None], k: int, decode: float) -> Answer:
         """Return and record what a request gets."""
         self._check_finite(outcome.results)
-        rows = None if k else np.stack([row.probabilities for row in outcome.results if row is not None])
+        rows = None if k else np.array([row.probabilities for row in outcome.results if row is not None])
         classifications = self._categories(outcome.results, k) if k else []
         self._metrics.answer(
             decode=decode,
@@ -288,13 +288,15 @@ class Model:
         """Run one batch and return the best classes of each picture, as many as the most that anybody asks for."""
         pixels = [item.pixels for item in items]
         probabilities = session.run(pixels[0][np.newaxis] if len(pixels) == 1 else np.stack(pixels))
-        best = best_of(probabilities, max(1, *(item.k for item in items)))
+        most = max(item.k for item in items)
+        best = best_of(probabilities, most) if most else [None] * len(items)
         if all(item.k for item in items):
             return best
         whole = probabilities.copy()  # a provider may use its output again for the next batch
+        finite = np.isfinite(whole).all(axis=1).tolist()
         return [
-            row if item.k or row is None else Best([], every)
-            for item, row, every in zip(items, best, whole, strict=True)
+            row if item.k else Best([], every) if fine else None
+            for item, row, every, fine in zip(items, best, whole, finite, strict=True)
         ]
 
     def _record_batch(self, batch: BatchRun) -> None:
@@ -321,7 +323,7 @@ class Model:
 
 def _top(rows: Probabilities) -> list[tuple[int, float]]:
     """Return (index, probability) of the best class of each row."""
-    return list(zip(rows.argmax(axis=1).tolist(), rows.max(axis=1).tolist(), strict=True))
+    return [(index, rows.item(number, index)) for number, index in enumerate(rows.argmax(axis=1).tolist())]
 
 
 class _Request:

@@ -14,7 +14,7 @@ from service.rpc.pb.inference import service_pb2 as pb
 from service.tensors import Tensor
 
 _BYTES = "BYTES"
-_DTYPES: dict[str, str] = {"UINT8": "<u1", "FP16": "<f2", "FP32": "<f4"}
+_DTYPES = {"UINT8": np.dtype("<u1"), "FP16": np.dtype("<f2"), "FP32": np.dtype("<f4")}
 _TYPED: dict[str, tuple[str, str]] = {"UINT8": ("uint_contents", "<u4"), "FP32": ("fp32_contents", "<f4")}
 """The field that holds a datatype's elements in typed form, and their type there; FP16 has none."""
 _DIMENSIONS = {"NHWC": "batch, height, width, channels", "NCHW": "batch, channels, height, width"}
@@ -140,20 +140,19 @@ def _elements(
     tensor: pb.ModelInferRequest.InferInputTensor, shape: tuple[int, ...], raw: bytes | None
 ) -> npt.NDArray[Any]:
     """Return the elements of a tensor, in one row."""
-    count, dtype = prod(shape), np.dtype(_DTYPES[tensor.datatype])
-    what = f"{tensor.datatype} {list(shape)}"
+    dtype, count = _DTYPES[tensor.datatype], prod(shape)
     if raw is not None:
         if len(raw) != count * dtype.itemsize:
-            raise InvalidInput(
-                "raw_input_contents[0]", f"expected {count * dtype.itemsize:,} bytes for {what}, got {len(raw):,}"
-            )
+            what = f"{count * dtype.itemsize:,} bytes for {tensor.datatype} {list(shape)}"
+            raise InvalidInput("raw_input_contents[0]", f"expected {what}, got {len(raw):,}")
         return np.frombuffer(raw, dtype)
     if tensor.datatype not in _TYPED:
         raise InvalidInput("inputs[0].contents", f"{tensor.datatype} has no typed form; send raw_input_contents")
     field, wire = _TYPED[tensor.datatype]
     given = getattr(tensor.contents, field)
     if len(given) != count:
-        raise InvalidInput(f"inputs[0].contents.{field}", f"expected {count:,} elements for {what}, got {len(given):,}")
+        what = f"{count:,} elements for {tensor.datatype} {list(shape)}"
+        raise InvalidInput(f"inputs[0].contents.{field}", f"expected {what}, got {len(given):,}")
     elements = np.array(given, wire)
     if dtype.kind == "u" and elements.max() > np.iinfo(dtype).max:
         at = int(elements.argmax())
