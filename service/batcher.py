@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from types import TracebackType
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 
@@ -185,6 +186,7 @@ class Batcher(Generic[Item, Result]):
         self._queue: deque[Pending[Item, Result]] = deque()
         self._places = 0  # items admitted and not yet in a batch
         self._under_way = 0  # requests admitted and not yet over
+        self._usual = 0  # items of the last batch; 0 while nothing runs
         self._gathering: _Instance[Item, Result] | None = None  # the one that waits for its batch to fill
         self._draining = self._closed = False
         self._instances: list[_Instance[Item, Result]] = [_Instance(run) for run in runs]
@@ -356,26 +358,33 @@ class Batcher(Generic[Item, Result]):
         """Form the next batch from the head of the queue; empty: nothing waits, and the instance rests now."""
         batch: list[_Slice[Item, Result]] = []
         expired: list[Pending[Item, Result]] = []
-        room = self.max_batch_size
+        size, cost = 0, 0.0
         now = self._clock()
+        least = inf  # the earliest deadline in the batch
         with self._lock:
-            while self._queue and room:
+            while self._queue and size < self.max_batch_size:
                 entry = self._queue[0]
                 if entry.deadline is not None and entry.deadline <= now:
                     self._end(entry)
                     expired.append(entry)
                     continue
-                start, end = entry.taken, min(entry.taken + room, len(entry.items))
+                start, end = entry.taken, min(entry.taken + self.max_batch_size - size, len(entry.items))
+                longer = self._costs.of(size + end - start, now)
+                if longer > cost and now + longer > least:
+                    break  # it would make those late who came first
+                cost = longer
                 if start == 0:
                     entry.started = now
                 entry.taken = end
-                room -= end - start
+                size += end - start
+                least = min(least, entry.deadline or inf)
                 self._places -= end - start
                 batch.append((entry, start, end))
                 if end == len(entry.items):
                     self._queue.popleft()
             if batch:
-                instance.ends = now + self._costs.of(self.max_batch_size - room)
+                self._usual = size
+                instance.ends = now + cost
             else:
                 self._rest(instance)
             if self._queue and (another := self._awaken()):
@@ -397,7 +406,7 @@ class Batcher(Generic[Item, Result]):
             self._fail(batch, error)
             return
         with self._lock:
-            self._costs.learn(len(items), ended - started)
+            self._costs.learn(len(items), ended - started, ended)
             finished = self._share_out(batch, results, ended)
         for entry in finished:
             _tell(entry)
@@ -445,24 +454,33 @@ class Batcher(Generic[Item, Result]):
             self._settled.notify_all()
 
     def _is_short(self, count: int) -> bool:
-        return self._direct > 0 and count <= self.max_batch_size and self._costs.of(count) <= self._direct
+        return (
+            self._direct > 0 and count <= self.max_batch_size and self._costs.of(count, self._clock()) <= self._direct
+        )
 
     def _rest(self, instance: _Instance[Item, Result]) -> None:
         if self._closed:
             instance.work.release()  # its thread is to end
         else:
             self._idle.append(instance)
+            if len(self._idle) == len(self._instances):
+                self._usual = 0
 
     def _queued(self) -> int:
         """Return the items in the queue; what is admitted and not yet started is not there."""
         return sum(len(entry.items) - entry.taken for entry in self._queue)
 
     def _predict(self, count: int, prepare: float) -> float:
-        running = 0.0
-        if not self._idle:
-            running = max(0.0, min(instance.ends for instance in self._instances) - self._clock())
+        now = self._clock()
+        busy = not self._idle
         return self._costs.predict(
-            count, ahead=self._places, running=running, instances=len(self._instances), prepare=prepare
+            count,
+            now,
+            ahead=self._places,
+            running=max(0.0, min(instance.ends for instance in self._instances) - now) if busy else 0.0,
+            usual=self._usual if busy else 0,
+            instances=len(self._instances),
+            prepare=prepare,
         )
 
 

@@ -284,16 +284,16 @@ class Model:
         except InvalidInput as error:
             raise InvalidInput(error.field.replace("image", f"images[{number}]", 1), error.reason) from None
 
-    def _run(self, session: Session, items: Sequence[_Item]) -> list[Best | None]:
+    def _run(self, session: Session, items: Sequence[_Item]) -> Sequence[Best | None]:
         """Run one batch and return the best classes of each picture, as many as the most that anybody asks for."""
         pixels = [item.pixels for item in items]
         probabilities = session.run(pixels[0][np.newaxis] if len(pixels) == 1 else np.stack(pixels))
         most = max(item.k for item in items)
-        best = best_of(probabilities, most) if most else [None] * len(items)
+        best: Sequence[Best | None] = best_of(probabilities, most) if most else [None] * len(items)
         if all(item.k for item in items):
             return best
         whole = probabilities.copy()  # a provider may use its output again for the next batch
-        finite = np.isfinite(whole).all(axis=1).tolist()
+        finite = np.asarray(np.isfinite(whole).all(axis=1))
         return [
             row if item.k else Best([], every) if fine else None
             for item, row, every, fine in zip(items, best, whole, finite, strict=True)

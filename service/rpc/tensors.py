@@ -14,7 +14,7 @@ from service.rpc.pb.inference import service_pb2 as pb
 from service.tensors import Tensor
 
 _BYTES = "BYTES"
-_DTYPES = {"UINT8": np.dtype("<u1"), "FP16": np.dtype("<f2"), "FP32": np.dtype("<f4")}
+_DTYPES: dict[str, np.dtype[Any]] = {"UINT8": np.dtype("<u1"), "FP16": np.dtype("<f2"), "FP32": np.dtype("<f4")}
 _TYPED: dict[str, tuple[str, str]] = {"UINT8": ("uint_contents", "<u4"), "FP32": ("fp32_contents", "<f4")}
 """The field that holds a datatype's elements in typed form, and their type there; FP16 has none."""
 _DIMENSIONS = {"NHWC": "batch, height, width, channels", "NCHW": "batch, channels, height, width"}
