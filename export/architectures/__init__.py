@@ -54,7 +54,9 @@ ARCHITECTURES = {
     "alexnet-lrn": Architecture(alexnet.AlexNetLRN, size=224),
     "googlenet": _GOOGLENET,
     **{name: Architecture(build, size=224) for name, build in (_VGGS | _RESNETS).items()},
-    **{f"{name}-small": Architecture(partial(build, small=True), size=32) for name, build in (_VGGS | _RESNETS).items()},
+    **{
+        f"{name}-small": Architecture(partial(build, small=True), size=32) for name, build in (_VGGS | _RESNETS).items()
+    },
 }
 
 

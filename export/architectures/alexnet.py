@@ -94,7 +94,7 @@ class AlexNetLRN(nn.Module):
         return logits
 
     def _start(self) -> None:
-        """Draw the first weights as section 5 does: N(0, 0.01); biases 1 in layers 2, 4, 5 and the hidden ones, else 0."""
+        """Draw the first weights as section 5 does: N(0, 0.01); biases 1 in layers 2, 4, 5 and the hidden ones."""
         layers = [layer for layer in self.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
         for number, layer in enumerate(layers, start=1):
             nn.init.normal_(layer.weight, std=0.01)

@@ -11,8 +11,8 @@ hidden layer of 256 units; the last FC, with a unit a class, is not written. The
     hidden = "[" "fc" number "]" [times]
     times  = "*" number                                         1 where it is left out
 
-It differs from the pattern in this: stages of different widths may follow each other. Convolutions keep height and width
-(padding 1), a pooling takes the largest of 2x2, spaces do not count, weights start as He et al. (2015) have it.
+It differs from the pattern in this: stages of different widths may follow each other. Convolutions keep height and
+width (padding 1), a pooling takes the largest of 2x2, spaces do not count, weights start as He et al. (2015) have it.
 """
 
 import re
@@ -59,8 +59,9 @@ class ConvNet(nn.Module):
 
     def __init__(self, spec: Spec, channels: int = 3, classes: int = 10) -> None:
         super().__init__()
-        side, features, classifier = spec.size, [], []
-        values = channels
+        side, values = spec.size, channels
+        features: list[nn.Module] = []
+        classifier: list[nn.Module] = []
         for layer in spec.layers:
             if layer.kind == "conv":
                 features += [nn.Conv2d(values, layer.units, 3, padding=1), nn.ReLU(inplace=True)]
@@ -114,19 +115,19 @@ class _Parser:
 
     def __init__(self, text: str) -> None:
         self._text = text
-        self._token, self._column, self._end = "", 0, len(PREFIX)
+        self._next, self._column, self._end = "", 0, len(PREFIX)
         self._hidden = False
         self._advance()
 
     def spec(self) -> Spec:
         """Return what the whole text says."""
         size = DEFAULT_SIZE
-        if self._token == "input":
+        if self._next == "input":
             self._advance()
             size = self._number("a size in pixels", 1, MAX_SIZE)
             self._take(",")
         layers = self._part()
-        while self._token:
+        while self._next:
             self._take(",")
             layers += self._part()
         return Spec(size, tuple(layers))
@@ -134,7 +135,7 @@ class _Parser:
     def _part(self) -> list[Layer]:
         """Return the layers of a stage or the hidden layers that come next."""
         self._take("[")
-        if self._token == "[" and not self._hidden:
+        if self._next == "[" and not self._hidden:
             layers = self._stage()
         else:
             layers = [self._layer("fc", "units")]
@@ -147,7 +148,7 @@ class _Parser:
         layer = self._layer("conv", "maps")
         self._take("]")
         layers = [layer] * self._times()
-        if self._token == ",":
+        if self._next == ",":
             self._advance()
             layers.append(Layer("pool", 0, self._column))
             self._take("pool")
@@ -159,28 +160,28 @@ class _Parser:
         return Layer(kind, self._number(f"how many {units}", 1, MAX_UNITS), column)
 
     def _times(self) -> int:
-        if self._token != "*":
+        if self._next != "*":
             return 1
         self._advance()
         return self._number("how many times", 0, MAX_TIMES)
 
     def _number(self, what: str, least: int, most: int) -> int:
-        if not self._token.isdecimal() or not least <= int(self._token[:9]) <= most or len(self._token) > 9:
+        if not self._next.isdecimal() or not least <= int(self._next[:9]) <= most or len(self._next) > 9:
             raise _error(self._text, self._column, f"expected {what}, from {least} to {most:,}")
-        number = int(self._token)
+        number = int(self._next)
         self._advance()
         return number
 
     def _take(self, token: str) -> None:
-        if self._token != token:
+        if self._next != token:
             raise _error(self._text, self._column, f"expected `{token}`")
         self._advance()
 
     def _advance(self) -> None:
         match = _TOKEN.match(self._text, self._end)
         assert match is not None  # noqa: S101 - the pattern matches nothing too
-        self._token, self._end = match[1] or "", match.end()
-        self._column = match.end() - len(self._token)
+        self._next, self._end = match[1] or "", match.end()
+        self._column = match.end() - len(self._next)
 
 
 def _error(text: str, column: int, reason: str) -> SetupError:

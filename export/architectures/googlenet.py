@@ -1,8 +1,8 @@
 """GoogLeNet. Szegedy et al.: Going Deeper with Convolutions, 2014 (CVPR 2015), table 1.
 
 It differs from the paper in this, as torchvision's does:
-- batch normalisation (epsilon 0.001) after every convolution, which then has no bias, in place of the two local response
-  normalisations;
+- batch normalisation (epsilon 0.001) after every convolution, which then has no bias, in place of the two local
+  response normalisations;
 - the third branch of an inception module has a 3x3 convolution where the paper has a 5x5: a mistake in the port of the
   published weights, which therefore need it;
 - the last pooling before stage 5 is 2x2 where the paper has 3x3;
@@ -15,8 +15,8 @@ In training the network also gives the logits of its two auxiliary heads (sectio
 export.architectures.total_loss. In evaluation the heads are not run, and a network without them is served.
 
 torchvision's published weights were trained on pixels from -1 to 1: its `transform_input` turns pictures that were
-normalised by ImageNet's mean and deviation into those. Here this is the `mean` and `std` of the architecture (see
-export.architectures), which the exported graph applies in place of the preset's.
+normalised by ImageNet's mean and deviation into those. Two affine maps are one: here the exported graph takes the
+`mean` and `std` of the architecture (0.5 and 0.5, see export.architectures) in place of the preset's.
 
 Modules have torchvision's names and shapes. 13,004,888 parameters for 1,000 classes with the auxiliary heads, 6,624,904
 without.
@@ -61,7 +61,6 @@ class GoogLeNet(nn.Module):
         self.inception5b = Inception(832, 384, (192, 384), (48, 128), 128)
         self.aux1 = AuxiliaryHead(512, classes)
         self.aux2 = AuxiliaryHead(528, classes)
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(0.2)
         self.fc = nn.Linear(1024, classes)
 
@@ -74,7 +73,7 @@ class GoogLeNet(nn.Module):
         second = self.inception4d(self.inception4c(self.inception4b(first)))
         maps = self.maxpool4(self.inception4e(second))
         maps = self.inception5b(self.inception5a(maps))
-        logits: Tensor = self.fc(self.dropout(self.avgpool(maps).flatten(1)))
+        logits: Tensor = self.fc(self.dropout(maps.mean((2, 3))))
         if self.training:
             return TrainingLogits(logits, (self.aux1(first), self.aux2(second)))
         return logits

@@ -50,7 +50,6 @@ class ResNet(nn.Module):
             others = [block(leaving, width, stride=1) for _ in range(count - 1)]
             self.add_module(f"layer{number}", nn.Sequential(first, *others))
             entering = leaving
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(entering, classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -61,7 +60,7 @@ class ResNet(nn.Module):
         maps = self.maxpool(self.relu(self.bn1(self.conv1(image))))
         for number in range(1, len(WIDTHS) + 1):
             maps = self.get_submodule(f"layer{number}")(maps)
-        logits: Tensor = self.fc(self.avgpool(maps).flatten(1))
+        logits: Tensor = self.fc(maps.mean((2, 3)))
         return logits
 
 
