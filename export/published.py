@@ -121,16 +121,16 @@ def read_labels(path: Path) -> tuple[str, ...]:
         SetupError: it cannot be read, has an empty line, or fewer than two labels.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").rstrip().replace("\r\n", "\n").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").rstrip().split("\n")
     except UnicodeDecodeError:
         raise SetupError(f"{path} is not UTF-8 text") from None
     except OSError as error:
         raise SetupError(f"{path} cannot be read: {error.strerror}") from None
     labels = tuple(line.strip() for line in lines)
-    if "" in labels[1:]:
-        raise SetupError(f"{path}: line {labels.index('', 1) + 1} is empty; write one label a line")
     if len(labels) < 2:
         raise SetupError(f"{path} has fewer than two labels; write one a line, in the order of the weights' classes")
+    if "" in labels:
+        raise SetupError(f"{path}: line {labels.index('') + 1} is empty; write one label a line")
     return labels
 
 

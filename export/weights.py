@@ -60,18 +60,17 @@ def _torch(path: Path) -> object:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's own, on its old storage classes
             return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise SetupError(
-            "holds more than tensors, which could run code: where you trust it, load it yourself and save "
-            "`network.state_dict()` by torch.save"
-        ) from None
     except Exception as error:  # noqa: BLE001 - torch raises whatever the bytes lead it to
-        if ".tar format" in str(error):
-            raise SetupError(
-                "is in torch's oldest format, of 2016: load and save it once with `torch.save(torch.load(FILE, "
-                "weights_only=False), FILE)` where you trust it"
-            ) from None
-        raise SetupError(f"is no whole weight file of torch or safetensors ({type(error).__name__})") from None
+        if isinstance(error, pickle.UnpicklingError) and "Unsupported operand" not in str(error):
+            reason = (
+                "holds more than tensors, which could run code: if you trust it, load it in Python and save its "
+                "state_dict() by torch.save"
+            )
+        elif ".tar format" in str(error):
+            reason = "is in torch's oldest format, of 2016: if you trust it, load it in Python and save it again"
+        else:
+            reason = f"is no whole weight file of torch or safetensors ({type(error).__name__})"
+        raise SetupError(reason) from None
 
 
 def _state_dict(contents: object) -> Weights:
