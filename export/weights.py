@@ -47,19 +47,20 @@ def read(path: Path) -> Weights:
             # A safetensors file begins with eight bytes of length and a JSON object; torch's are ZIP files or pickles.
             if start[8:] == b"{":
                 return _safetensors(file, path.stat().st_size)
-        return _state_dict(_torch(path))
+            return _state_dict(_torch(file))
     except OSError as error:
         raise SetupError(f"{path} cannot be read: {error.strerror}") from None
     except SetupError as error:
         raise SetupError(f"{path} {error}") from None
 
 
-def _torch(path: Path) -> object:
+def _torch(file: BinaryIO) -> object:
     """Return what a file of torch.save holds; only tensors and plain containers are let in, never code."""
+    file.seek(0)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's own, on its old storage classes
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001 - torch raises whatever the bytes lead it to
         if isinstance(error, pickle.UnpicklingError) and "Unsupported operand" not in str(error):
             reason = (

@@ -67,7 +67,7 @@ def test_manifest(file: Path, weights: Path) -> None:
 def test_golden_samples_test_something(file: Path) -> None:
     """The golden samples are pictures of no network's size whose probabilities differ by tenths."""
     samples = read_manifest(file).golden_samples
-    assert len(samples) == 8
+    assert len(samples) == published.SAMPLES >= 4
     assert np.ptp([sample.probabilities for sample in samples], axis=0).max() > 0.1
     assert [sample.label for sample in samples] == [int(np.argmax(sample.probabilities)) for sample in samples]
 
