@@ -68,7 +68,7 @@ def _torch(file: BinaryIO) -> object:
                 "state_dict() by torch.save"
             )
         elif ".tar format" in str(error):
-            reason = "is in torch's oldest format, of 2016: if you trust it, load it in Python and save it again"
+            reason = "is in torch's oldest format, a TAR archive: if you trust it, load it in Python and save it again"
         else:
             reason = f"is no whole weight file of torch or safetensors ({type(error).__name__})"
         raise SetupError(reason) from None
@@ -83,6 +83,8 @@ def _state_dict(contents: object) -> Weights:
     for key, value in contents.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise SetupError(f"holds no state_dict: {key!r} is a {type(value).__name__}, not a tensor")
+        if value.is_quantized or value.layout != torch.strided:
+            raise SetupError(f"holds {key!r} as a quantised or sparse tensor; give the weights in floating point")
     if all(key.startswith("module.") for key in contents):  # saved from DataParallel
         return {key.removeprefix("module."): value for key, value in contents.items()}
     return dict(contents)

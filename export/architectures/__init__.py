@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from torch import Tensor, nn
+from torch import nn
 
 from export.architectures import alexnet, all_cnn, convnet, googlenet, lenet, mlp, resnet, vgg
 from service.errors import SetupError
@@ -72,13 +72,3 @@ def find(name: str) -> Architecture:
     if name not in ARCHITECTURES:
         raise SetupError(f"no architecture {name!r}; there are: {', '.join(ARCHITECTURES)}, and {convnet.EXAMPLE}")
     return ARCHITECTURES[name]
-
-
-def total_loss(outputs: Tensor | googlenet.TrainingLogits, loss: Callable[[Tensor], Tensor]) -> Tensor:
-    """Return the loss of what a network gave in training: of its logits, and 0.3 of that of each auxiliary head."""
-    if isinstance(outputs, Tensor):
-        return loss(outputs)
-    total = loss(outputs.logits)
-    for logits in outputs.auxiliary:
-        total = total + googlenet.AUXILIARY_WEIGHT * loss(logits)
-    return total

@@ -11,8 +11,8 @@ It differs from the paper in this, as torchvision's does:
   stride 3 gives 4x4 as well;
 - weights start as torch's do.
 
-In training the network also gives the logits of its two auxiliary heads (section 5), whose losses count 0.3 each; see
-export.architectures.total_loss. In evaluation the heads are not run, and a network without them is served.
+In training the network also gives the logits of its two auxiliary heads (section 5), whose losses count 0.3 each. In
+evaluation the heads are not run, and a network without them is served.
 
 torchvision's published weights were trained on pixels from -1 to 1: its `transform_input` turns pictures that were
 normalised by ImageNet's mean and deviation into those. Two affine maps are one: here the exported graph takes the
@@ -27,8 +27,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-
-AUXILIARY_WEIGHT = 0.3
 
 
 class TrainingLogits(NamedTuple):

@@ -116,6 +116,7 @@ def oldest() -> bytes:
         (saved({}), "holds no state_dict"),
         (saved({"epoch": 1}), "'epoch' is a int"),
         (saved({"a": torch.ones(1), "b": "text"}), "'b' is a str"),
+        (saved({"a": torch.eye(2).to_sparse()}), "'a' as a quantised or sparse tensor"),
         (header({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}), "no whole safetensors file"),
         (header({"a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}}, b"12345678"), "no whole safetensors"),
         (header({"a": {"dtype": "F8", "shape": [8], "data_offsets": [0, 8]}}, b"12345678"), "no whole safetensors"),

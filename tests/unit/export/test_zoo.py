@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from export.architectures import ARCHITECTURES, alexnet, find, googlenet, total_loss
+from export.architectures import ARCHITECTURES, alexnet, find
 from export.onnx_export import export_graph
 from export.published import Published
 from export.verify import compare
@@ -143,12 +143,11 @@ def test_small_differs_in_the_stem_or_the_classifier(name: str) -> None:
 
 
 def test_googlenet_training() -> None:
-    """In training GoogLeNet gives the logits of its two heads too, and total_loss counts 0.3 of their losses."""
-    outputs = built("googlenet").train()(torch.empty(2, 3, 224, 224, device="meta"))
-    assert [tuple(logits.shape) for logits in (outputs.logits, *outputs.auxiliary)] == [(2, 1000)] * 3
-    ones = googlenet.TrainingLogits(torch.tensor(1.0), (torch.tensor(1.0), torch.tensor(2.0)))
-    assert total_loss(ones, lambda logits: 10 * logits).item() == pytest.approx(19)
-    assert total_loss(torch.tensor(1.0), lambda logits: 10 * logits).item() == 10
+    """In training GoogLeNet gives its logits and those of its two auxiliary heads, in evaluation its logits alone."""
+    network, pictures = built("googlenet"), torch.empty(2, 3, 224, 224, device="meta")
+    logits, auxiliary = network.train()(pictures)
+    assert [tuple(each.shape) for each in (logits, *auxiliary)] == [(2, 1000)] * 3
+    assert network.eval()(pictures).shape == (2, 1000)
 
 
 def test_response_normalisation() -> None:
