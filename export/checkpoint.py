@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +50,17 @@ class Classifier(nn.Module):
         with torch.inference_mode():
             probabilities: npt.NDArray[np.float32] = self(torch.from_numpy(images)).numpy()
         return probabilities
+
+
+class Trained(Protocol):
+    """What export needs of a trained network, wherever its weights come from."""
+
+    @property
+    def spec(self) -> Preprocessing:
+        """How a picture becomes its input."""
+
+    def classifier(self) -> Classifier:
+        """Return what is served, in evaluation mode."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,7 @@ from service.errors import SetupError
 
 if TYPE_CHECKING:
     from export.checkpoint import Checkpoint
+    from export.published import Published
     from export.recipes import Recipe
     from export.train import Epoch
     from export.verify import Parity
@@ -53,25 +55,40 @@ def train(
 
 
 def export(
-    source: Annotated[Path, typer.Argument(help="Folder of a training run, or an ONNX file.", exists=True)],
+    source: Annotated[
+        str, typer.Argument(help="Folder of a training run, an ONNX file, or with --weights an architecture.")
+    ],
     *,
     repository: Repository = Path("models"),
     name: Annotated[
-        str, typer.Option(help="Name of the model. [default: the recipe's or the file's]", show_default=False)
+        str, typer.Option(help="Name of the model. [default: the recipe's, file's or network's]", show_default=False)
     ] = "",
     data_folder: DataFolder = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Weight file of torch (.pth) or safetensors.", exists=True, dir_okay=False)
+    ] = None,
     labels: Annotated[
-        Path | None, typer.Option(help="Of an ONNX file: one label a line.", exists=True, dir_okay=False)
+        Path | None,
+        typer.Option(help="Of an ONNX file or with --weights: one label a line.", exists=True, dir_okay=False),
     ] = None,
     preset: Annotated[
         str,
-        typer.Option(help="Of an ONNX file: how pictures are prepared: imagenet, imagenet-caffe, cifar10, mnist ..."),
+        typer.Option(help="Likewise: how to prepare pictures: imagenet, imagenet-v2, imagenet-caffe, cifar10, mnist."),
     ] = "",
+    accuracy: Annotated[
+        float | None,
+        typer.Option(min=0, max=100, help="With --weights: their top-1 in percent, as published; it is not measured."),
+    ] = None,
+    transform_input: Annotated[
+        bool | None,
+        typer.Option(help="With googlenet's weights: pixels from -1 to 1. [default: so]", show_default=False),
+    ] = None,
 ) -> None:
     """Export a trained network to ONNX, verify it, and publish it as the next version of a model.
 
-    A foreign ONNX file is made self-describing: labels, preparation and golden samples with its own answers are written
-    into a copy. What is not said is inferred and told.
+    The network is that of a training run, or an architecture with published weights: a state_dict with torchvision's
+    names, as in torchvision's own files. A foreign ONNX file is made self-describing: labels, preparation and golden
+    samples with its own answers are written into a copy. What is not said is inferred and told.
 
     Examples:
 
@@ -79,16 +96,39 @@ def export(
 
         saccade export runs/short --name digits
 
-        saccade export squeezenet1.0-9.onnx --labels imagenet_classes.txt --preset imagenet --repository models
+        saccade export resnet50 --weights resnet50.pth --labels imagenet_classes.txt --preset imagenet
+
+        saccade export googlenet --weights googlenet.safetensors --labels imagenet_classes.txt --preset imagenet
+
+        saccade export squeezenet1.0-9.onnx --labels imagenet_classes.txt --preset imagenet
     """
-    if source.is_file():
-        _export_file(source, repository, name, labels, preset)
-        return
-    if labels or preset:
-        raise typer.BadParameter("--labels and --preset go with an ONNX file; a run knows its own")
-    _need_extra()
-    version, parity = run_export(source, repository, name, data_folder)
-    typer.echo(f"{version}: {summary(parity)}; next: saccade serve --repository {repository}")
+    if weights is not None:
+        if labels is None or not preset:
+            raise typer.BadParameter("--weights needs --labels FILE (one label a line) and --preset NAME as well")
+        _need_extra()
+        from export import published
+
+        load = partial(
+            published.load,
+            source,
+            weights,
+            labels=labels,
+            preset=preset,
+            transform_input=transform_input,
+            accuracy=None if accuracy is None else accuracy / 100,
+        )
+        version, summed_up = _export_published(load, repository, name)
+    elif accuracy is not None or transform_input is not None:
+        raise typer.BadParameter("--accuracy and --transform-input go with --weights FILE")
+    elif Path(source).is_file():
+        version, summed_up = _export_file(Path(source), repository, name, labels, preset)
+    elif labels or preset:
+        raise typer.BadParameter("--labels and --preset go with --weights or an ONNX file; a run knows its own")
+    else:
+        _need_extra()
+        version, parity = run_export(_run_folder(source), repository, name, data_folder)
+        summed_up = summary(parity)
+    typer.echo(f"{version}: {summed_up}; next: saccade serve --repository {repository}")
 
 
 def demo(
@@ -140,7 +180,8 @@ def run_export(run: Path, repository: Path, name: str, data_folder: Path | None)
         return publish(path, repository, name or trained.recipe.name), parity
 
 
-def _export_file(path: Path, repository: Path, name: str, labels: Path | None, preset: str) -> None:
+def _export_file(path: Path, repository: Path, name: str, labels: Path | None, preset: str) -> tuple[Path, str]:
+    """Make a copy of a foreign file self-describing and publish it; return the version's folder and a summary."""
     from rich.console import Console
 
     from export.foreign import export_file
@@ -149,7 +190,45 @@ def _export_file(path: Path, repository: Path, name: str, labels: Path | None, p
         done = export_file(path, repository, name=name, labels=labels, preset=preset, say=status.update)
     for sentence in done.inferred:
         typer.echo(f"inferred: {sentence}", err=True)
-    typer.echo(f"{done.version}: {done.samples} golden samples; next: saccade serve --repository {repository}")
+    return done.version, f"{done.samples} golden samples"
+
+
+def _export_published(load: "Callable[[], Published]", repository: Path, name: str) -> tuple[Path, str]:
+    """Export, verify, self-test and publish weights; return the version's folder and how close the file is."""
+    import tempfile
+
+    from rich.console import Console
+
+    from export import published
+    from export.publish import publish
+
+    with Console(stderr=True).status("loading") as status, tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        network = load()
+        written = published.write(network, path, status.update)
+        status.update("publishing")
+        version = publish(path, repository, name or network.architecture.partition(":")[0])
+    for note in written.notes:
+        typer.echo(f"note: {note}", err=True)
+    apart = f"parity {written.difference.probabilities:.1e} on probabilities, {written.difference.logits:.1e} on logits"
+    return version, apart if network.accuracy is None else f"{apart}, accuracy {network.accuracy:.2%} as stated"
+
+
+def _run_folder(source: str) -> Path:
+    """Return the folder of a run; where there is none of that name, say what there is."""
+    from export import architectures, checkpoint
+
+    if Path(source).is_dir():
+        return Path(source)
+    try:
+        architectures.find(source)
+    except SetupError as error:
+        runs = ", ".join(str(path.parent) for path in sorted(Path("runs").glob(f"*/{checkpoint.FILE}")))
+        raise typer.BadParameter(f"no training run {source} (runs here: {runs or 'none'}), and {error}") from None
+    raise typer.BadParameter(
+        f"{source} is an architecture: give published weights of it by --weights, --labels and --preset, "
+        f"or the folder of a run that trained it"
+    )
 
 
 def summary(parity: "Parity") -> str:

@@ -9,7 +9,7 @@ _FORGET_SECONDS = 5.0
 """A bucket that did not run for so long costs what it did at warm-up: after one slow batch everything could be refused,
 so that nothing would ever run and be learned from."""
 _CAUTION = 1.1
-"""Of what is waited for: predicted waits are off by some per cent, and under overload all that is admitted just fits."""
+"""Of the wait: predictions are off by some per cent, and under overload all that is admitted just fits."""
 
 
 class Costs:
