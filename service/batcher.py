@@ -17,6 +17,8 @@ from typing import Any, Generic, NamedTuple, Self, TypeVar
 from service.costs import Costs
 from service.errors import DeadlineExceeded, InferenceFailed, InvalidInput, Overloaded, SaccadeError, Unavailable
 
+_CAUTION = 1.1
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -233,7 +235,8 @@ class Batcher(Generic[Item, Result]):
                     retry_after=wait,
                     in_time=wait <= left,
                 )
-            if wait > left:
+            # Predicted waits are off by some per cent, and under overload all that is admitted just fits.
+            if wait * (1.0 if self._idle else _CAUTION) > left:
                 raise Overloaded(
                     f"an answer would take {wait * 1000:.1f} ms; the deadline leaves {left * 1000:.1f} ms",
                     reason="deadline",
@@ -317,8 +320,10 @@ class Batcher(Generic[Item, Result]):
 
     def _serve(self, instance: _Instance[Item, Result]) -> None:
         self._on_thread()
-        while not self._closed:
+        while True:
             instance.work.acquire()
+            if self._closed:
+                return  # whoever gives an instance its work has no batch of it under way
             self._gather(instance)
             while batch := self._take(instance):
                 self._run_batch(instance, batch)
@@ -374,7 +379,7 @@ class Batcher(Generic[Item, Result]):
                     break  # it would make those late who came first
                 cost = longer
                 if start == 0:
-                    entry.started = now
+                    entry.started = max(now, entry.queued)  # it may have come since the clock was read
                 entry.taken = end
                 size += end - start
                 least = min(least, entry.deadline or inf)
@@ -450,6 +455,9 @@ class Batcher(Generic[Item, Result]):
 
     def _one_less(self) -> None:
         self._under_way -= 1
+        if self._gathering is not None and self._under_way <= 1:
+            self._gathering.full.release()  # nobody is left to wait for
+            self._gathering = None
         if self._draining and not self._under_way:
             self._settled.notify_all()
 

@@ -8,8 +8,6 @@ _WEIGHT = 0.2
 _FORGET_SECONDS = 5.0
 """A bucket that did not run for so long costs what it did at warm-up: after one slow batch everything could be refused,
 so that nothing would ever run and be learned from."""
-_CAUTION = 1.1
-"""Of the wait: predictions are off by some per cent, and under overload all that is admitted just fits."""
 
 
 class Costs:
@@ -42,21 +40,33 @@ class Costs:
         self._when[bucket] = now
 
     def predict(
-        self, count: int, now: float, *, ahead: int, running: float, usual: int, instances: int, prepare: float
+        self,
+        count: int,
+        now: float,
+        *,
+        ahead: int = 0,
+        running: float = 0.0,
+        usual: int = 0,
+        instances: int = 1,
+        prepare: float = 0.0,
     ) -> float:
         """Return the seconds until `count` new items would be answered.
 
         Args:
             count: of the new request.
             now: on the clock of `learn`.
-            ahead: items that wait before it; those of its own batch share that batch with it.
+            ahead: items that wait before it; the last of them share a batch with it.
             running: until the first instance is free.
-            usual: how many items batches hold now: others join the own batch while it waits.
+            usual: items that batches hold now: while the request waits, others join its last batch.
             instances: how many run batches side by side.
             prepare: until the new items are ready to run; meanwhile what waits before them runs.
         """
-        waiting = ahead + count
-        full = ceil(waiting / self.max_batch_size) - 1
-        before = running + full // instances * self.of(self.max_batch_size, now)
-        own = max(waiting - full * self.max_batch_size, usual)
-        return _CAUTION * max(before, prepare) + self.of(own, now)
+        most = self.max_batch_size
+        before = running + ahead // most // instances * self.of(most, now)
+        own = ahead % most + count
+        full = ceil(own / most) - 1
+        last = self.of(max(own - full * most, usual), now)
+        waves = full // instances
+        if full % instances:  # the last batch has a full one beside it
+            last = self.of(most, now)
+        return max(before, prepare) + waves * self.of(most, now) + last

@@ -1,6 +1,7 @@
 """One served version of a model: pictures in, top-k labels out."""
 
 import queue
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -193,7 +194,8 @@ class Model:
         done: queue.SimpleQueue[Callable[[], Answer]] = queue.SimpleQueue()
         leave = self.start(pictures, top_k=top_k, deadline=deadline, alone=True, on_done=done.put)
         try:
-            answer = done.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
+            left = threading.TIMEOUT_MAX if deadline is None else max(0.0, deadline - time.monotonic())
+            answer = done.get(timeout=min(left, threading.TIMEOUT_MAX))
         except queue.Empty:
             leave()
             raise DeadlineExceeded("the deadline passed before the answer was there") from None
@@ -369,6 +371,7 @@ class _Request:
     def queue(self, pixels: Callable[[], Sequence[Pixels]], *, alone: bool) -> None:
         """Put what `pixels` returns into the queue; whatever goes wrong, the places are given back."""
         with self._ticket as ticket:
+            self.check()
             items = [_Item(each, self._k) for each in pixels()]
             self._pending = ticket.start(items, self._ended, alone=alone)
         if self._left:

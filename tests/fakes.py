@@ -61,9 +61,16 @@ class HeldSession:
         assert self.gate.wait(WAIT), "the test never opened the gate"
         return self.answer(batch)
 
-    def load(self, *, queue_size: int = 8, max_batch_size: int = 1, seconds: float = 0.0) -> "HeldLoad":
+    def load(
+        self,
+        *,
+        queue_size: int = 8,
+        max_batch_size: int = 1,
+        seconds: float = 0.0,
+        costs: dict[int, float] | None = None,
+    ) -> "HeldLoad":
         """Return what a Repository calls to load a version: a model around this session."""
-        return HeldLoad(self, queue_size, max_batch_size, seconds)
+        return HeldLoad(self, queue_size, costs or {max_batch_size: seconds})
 
 
 class HeldLoad:
@@ -72,14 +79,13 @@ class HeldLoad:
     Args:
         session: the fake.
         queue_size: of the model's queue.
-        max_batch_size: of its batches.
-        seconds: what a batch is said to cost.
+        costs: what batches are said to cost, by bucket.
     """
 
-    def __init__(self, session: HeldSession, queue_size: int, max_batch_size: int, seconds: float) -> None:
+    def __init__(self, session: HeldSession, queue_size: int, costs: dict[int, float]) -> None:
         self._session = session
-        self._options = Options(queue_size=queue_size, max_batch_size=max_batch_size)
-        self._costs = {max_batch_size: seconds}
+        self._options = Options(queue_size=queue_size, max_batch_size=max(costs))
+        self._costs = costs
         self.metrics: Metrics | None = None
 
     def __call__(self, path: Path, name: str, version: int) -> Model:

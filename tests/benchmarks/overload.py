@@ -96,7 +96,7 @@ def main() -> None:
     metrics = Metrics()
     session = HeldSession(slow)
     session.gate.set()
-    load = session.load(queue_size=256, max_batch_size=8, costs=COSTS)
+    load = session.load(queue_size=256, costs=COSTS)
     load.metrics = metrics
     table = Table("offered, of capacity", "answered in time a second", "of the peak", "late", "refused", "expired")
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as loader:

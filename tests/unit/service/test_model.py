@@ -1,13 +1,14 @@
 import json
 import logging
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 from pathlib import Path
+from queue import SimpleQueue
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -15,19 +16,28 @@ import onnxruntime
 import pytest
 
 from service import image
-from service.errors import InferenceFailed, InvalidInput, ModelRejected
+from service.budget import PixelBudget
+from service.decoder import Decoder
+from service.errors import DeadlineExceeded, InferenceFailed, InvalidInput, ModelRejected, Overloaded, Unavailable
 from service.image import Pixels
 from service.manifest import Manifest, Precision, golden_sample, sha256
 from service.metrics import Metrics
-from service.model import TOLERANCE, Facts, Model, Options, load_model, self_test
+from service.model import TOLERANCE, Facts, Model, Options, Picture, best_of, load_model, self_test
+from service.model import Answer as ModelAnswer
+from service.session import Session
+from tests.fakes import WAIT, HeldSession, Job
 from tests.onnx_models import LABELS, SPEC, pictures, probabilities, weights, write_model
 
 Answer = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
 Load = Callable[..., Model]
+Done = SimpleQueue[Callable[[], ModelAnswer]]
+Starts = Callable[..., Model]
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 MANY = [f"class {index}" for index in range(7)]
 PNGS = [image.encode_png(picture) for picture in pictures(9, seed=3)]
+RAW = [Pixels(8, 8, 1, picture.tobytes()) for picture in pictures(9, seed=3)]
+LARGER = Pixels(16, 16, 1, bytes(256))
 BEST = [LABELS[index] for index in probabilities(pictures(9, seed=3), weights()).argmax(axis=1)]
 
 
@@ -82,6 +92,64 @@ def load(tmp_path: Path, metrics: Metrics, monkeypatch: pytest.MonkeyPatch) -> I
     yield write_and_load
     for model in models:
         model.drain(0)
+
+
+class BusyDecoder:
+    """A decoder of one thread, which is busy until the test frees it."""
+
+    def __init__(self) -> None:
+        self.decoder, self._go = Decoder(1), threading.Event()
+        self.decoder.submit([1], lambda _: self._go.wait(WAIT), lambda _: None)
+
+    def free(self) -> None:
+        """Let it go on; return when all is done that it was given before."""
+        self._go.set()
+        settle(self.decoder)
+
+
+def settle(decoder: Decoder) -> None:
+    """Return when a decoder of one thread has done what it was given."""
+    done = threading.Event()
+    decoder.submit([1], lambda number: number, lambda _: done.set())
+    assert done.wait(WAIT), "the decoder is still busy"
+
+
+@pytest.fixture
+def busy() -> Iterator[BusyDecoder]:
+    """Return a busy decoder; in the end it is free."""
+    busy = BusyDecoder()
+    yield busy
+    busy._go.set()
+
+
+@pytest.fixture
+def serve(metrics: Metrics) -> Iterator[Starts]:
+    """Return what makes a model around held sessions, of batches of 4 and a queue of 9; all are drained in the end."""
+    models, held = list[Model](), list[HeldSession]()
+
+    def make(*sessions: HeldSession, seconds: float = 0.0, **options: Any) -> Model:  # noqa: ANN401 - those of Options
+        model = Model(
+            Facts("linear", 2, "cpu", "fp32", verified=True, sha256="0" * 64),
+            Manifest(labels=LABELS, preprocessing=SPEC),
+            [cast("Session", session) for session in sessions],
+            costs={4: seconds},
+            options=Options(queue_size=9, max_batch_size=4, **options),
+            metrics=metrics,
+        )
+        models.append(model)
+        held.extend(sessions)
+        return model
+
+    yield make
+    for session in held:
+        session.gate.set()
+    for model in models:
+        model.drain(WAIT)
+
+
+def waiting(metrics: Metrics) -> float | None:
+    """Return how many pictures are admitted and not yet running."""
+    return metrics.registry.get_sample_value("saccade_queue_depth", {"model": "linear", "version": "2"})
 
 
 def test_verified(load: Load, tmp_path: Path) -> None:
@@ -168,6 +236,24 @@ def test_top_k(top_k: int, expected: int, load: Load) -> None:
     assert len(categories) == expected
 
 
+def test_top_k_of_each(serve: Starts) -> None:
+    """Of calls in one batch each gets as many categories as it asked for."""
+    session, done = HeldSession(right), [Done() for _ in range(4)]
+    model = serve(session)
+    for picture, top_k, each in zip(RAW, (2, 1, 3, 2), done, strict=False):
+        model.start([picture], top_k=top_k, on_done=each.put)
+        if each is done[0]:
+            assert session.began.acquire(timeout=WAIT)
+    session.gate.set()
+    answers = [each.get(timeout=WAIT)() for each in done]
+    assert [(len(answer.classifications[0]), answer.batch_size) for answer in answers] == [
+        (2, 1),
+        (1, 3),
+        (3, 3),
+        (2, 3),
+    ]
+
+
 def test_right(load: Load) -> None:
     """Each picture, encoded or raw, gets the model's probabilities with their labels, the greatest first."""
     raw = Pixels(8, 8, 1, pictures(9, seed=3)[8].tobytes())
@@ -243,30 +329,26 @@ def test_not_finite(value: float, load: Load, metrics: Metrics) -> None:
     assert faults == 1
 
 
-def test_not_finite_harms_its_caller_only(load: Load) -> None:
+def test_not_finite_harms_its_caller_only(serve: Starts) -> None:
     """Of two calls in one batch only that with the values that are not finite fails."""
-    began, go_on = threading.Event(), threading.Event()
-    answers: list[Answer] = [right]
 
-    def held(batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        began.set()
-        assert go_on.wait(20)
+    def answer(batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         rows = right(batch)
         rows[batch.reshape(len(batch), -1).max(axis=1) == 0] = np.nan
         return rows
 
-    model = load(fakes(lambda batch: answers[0](batch)))  # noqa: PLW0108 - the answer changes
-    answers[:] = [held]
-    black = Pixels(8, 8, 1, bytes(64))
-    with ThreadPoolExecutor(3) as callers:
-        first = callers.submit(model.classify, PNGS[:1])
-        assert began.wait(20)
-        others = [callers.submit(model.classify, pictures) for pictures in ([black], PNGS[1:2])]
-        go_on.set()
-        assert first.result(20).classifications
-        with pytest.raises(InferenceFailed):
-            others[0].result(20)
-        assert others[1].result(20).classifications
+    session = HeldSession(answer)
+    model, black, done = serve(session), Pixels(8, 8, 1, bytes(64)), [Done() for _ in range(3)]
+    model.start(RAW[:1], on_done=done[0].put)
+    assert session.began.acquire(timeout=WAIT)
+    model.start([black], on_done=done[1].put)
+    model.start(RAW[1:2], on_done=done[2].put)
+    session.gate.set()
+    first, failed, last = (each.get(timeout=WAIT) for each in done)
+    assert first().batch_size == 1
+    with pytest.raises(InferenceFailed):
+        failed()
+    assert last().batch_size == 2
 
 
 @pytest.mark.parametrize(
@@ -295,3 +377,288 @@ def test_info_recorded(load: Load, metrics: Metrics) -> None:
     assert metrics.registry.get_sample_value(*info) == 1
     model.drain(0)
     assert metrics.registry.get_sample_value(*info) == 0
+
+
+@pytest.mark.parametrize("classes", [1, 10, 32, 33, 1000])
+def test_best_of(classes: int) -> None:
+    """The best classes are those of a stable sort, ties by index, however many there are and are asked for."""
+    random = np.random.default_rng(classes)
+    for different in (1, 2, 5, 50, 10**6) * 8:  # values: few make ties
+        rows = (random.integers(0, different, (random.integers(1, 7), classes)) / different).astype(np.float32)
+        for k in {1, 2, 5, max(1, classes - 1), classes, classes + 3}:
+            order = np.argsort(-rows, axis=1, kind="stable")[:, :k]
+            best = [row for row in best_of(rows, k) if row is not None]
+            assert [row.indices for row in best] == order.tolist()
+            assert [row.probabilities for row in best] == np.take_along_axis(rows, order, axis=1).tolist()
+
+
+@pytest.mark.parametrize("classes", [10, 33, 1000])
+@pytest.mark.parametrize("k", [1, 5, 1000])
+def test_best_of_rows_that_are_not_finite(classes: int, k: int) -> None:
+    """A row that holds a value which is not finite, wherever it stands, has no best classes; the others have theirs."""
+    random = np.random.default_rng(k)
+    for values in ([np.nan], [np.inf], [-np.inf], [np.inf, -np.inf], [np.nan, np.inf]):
+        rows = random.random((8, classes), np.float32)
+        bad = random.random(8) < 0.5
+        for row in np.flatnonzero(bad):
+            rows[row, random.permutation(classes)[: len(values)]] = values
+        best = best_of(rows, k)
+        assert [row is None for row in best] == bad.tolist()
+        assert [row for row in best if row] == best_of(rows[~bad], k)
+
+
+def test_on_done_of_a_bad_request(load: Load) -> None:
+    """A request that is refused at once raises and tells nobody; a picture that cannot be decoded is told."""
+    model, done = load(), Done()
+    for refused in ([], [Pixels(8, 8, 1, b"x")]):
+        with pytest.raises(InvalidInput):
+            model.start(refused, on_done=done.put)
+    model.start([PNGS[0], b"garbage", b""], on_done=done.put)
+    with pytest.raises(InvalidInput, match=r"^images\[1\]: "):
+        done.get(timeout=WAIT)()
+    assert done.empty()
+
+
+@pytest.mark.parametrize("pictures", [[*PNGS[:8], b"garbage"], [*RAW[:8], Pixels(8, 8, 1, b"x")]])
+def test_bad_picture_gives_back(pictures: Sequence[Picture], load: Load, metrics: Metrics) -> None:
+    """A request with a bad picture gives its places back before its caller hears of it."""
+    model = load()
+    for _ in range(3):
+        with pytest.raises(InvalidInput):
+            model.classify(pictures)
+        assert waiting(metrics) == 0
+    assert len(model.classify(PNGS).classifications) == 9
+
+
+@pytest.mark.parametrize(
+    ("pictures", "seconds", "alone", "here"),
+    [
+        (RAW[:1], 0.0005, True, True),
+        (RAW[:4], 0.0005, True, True),
+        (RAW[:5], 0.0005, True, False),  # fills more than a batch
+        (RAW[:1], 0.0005, False, False),
+        (RAW[:1], 0.0006, True, False),
+        (PNGS[:1], 0.0005, True, False),
+        ([RAW[0], PNGS[0]], 0.0005, True, False),
+        ([LARGER], 0.0005, True, False),  # must be resized
+    ],
+)
+def test_runs_here(pictures: Sequence[Picture], seconds: float, serve: Starts, *, alone: bool, here: bool) -> None:
+    """Raw pixels of the right size that come alone run on the calling thread if the model is fast; no others do."""
+    threads, done = list[threading.Thread](), Done()
+
+    def answer(batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        threads.append(threading.current_thread())
+        return right(batch)
+
+    session = HeldSession(answer)
+    session.on_own_thread = False
+    session.gate.set()
+    serve(session, seconds=seconds).start(pictures, alone=alone, on_done=done.put)
+    assert len(done.get(timeout=WAIT)().classifications) == len(pictures)
+    assert {thread.name for thread in threads} == {threading.current_thread().name if here else "linear/2"}
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.0001])
+def test_own_thread(seconds: float, serve: Starts) -> None:
+    """A session that only its own thread may run never runs on the calling one, however fast it is."""
+    session, done = HeldSession(right), Done()
+    serve(session, seconds=seconds).start(RAW[:1], alone=True, on_done=done.put)  # would never come back
+    assert session.began.acquire(timeout=WAIT)
+    session.gate.set()
+    assert done.get(timeout=WAIT)().batch_size == 1
+
+
+def test_raw_pixels_pass_the_decoder(serve: Starts, busy: BusyDecoder) -> None:
+    """Raw pixels of the right size wait for no picture that is decoded, and take no time to decode."""
+    session, done = HeldSession(right), Done()
+    session.gate.set()
+    model = serve(session, decoder=busy.decoder)
+    model.start(PNGS[:1], on_done=done.put)
+    assert model.classify(RAW[:2]).decode == 0
+    assert done.empty()
+    busy.free()
+    assert done.get(timeout=WAIT)().decode > 0
+
+
+def test_instances_run_side_by_side(serve: Starts) -> None:
+    """Every session runs batches of its own, at the same time as the others."""
+    sessions, done = [HeldSession(right), HeldSession(right)], Done()
+    sessions[1].began = sessions[0].began
+    model = serve(*sessions)
+    for picture in RAW[:2]:
+        model.start([picture], on_done=done.put)
+        assert sessions[0].began.acquire(timeout=WAIT)
+    assert [session.pictures for session in sessions] == [1, 1]
+    sessions[0].gate.set()
+    assert done.get(timeout=WAIT)().batch_size == 1
+
+
+def test_instances_are_loaded(tmp_path: Path, metrics: Metrics) -> None:
+    """A version is loaded as many times as it has instances; they share the cores unless threads are given."""
+    threads = list[int]()
+
+    def create(_: str, sess_options: Any, providers: Any) -> _Fake:  # noqa: ANN401 - onnxruntime's
+        threads.append(sess_options.intra_op_num_threads)
+        return _Fake(CPU, right, len(LABELS))
+
+    for given in (0, 3):
+        options = Options("cpu", instances=3, intra_op_threads=given, create_session=create, available=[CPU])
+        load_model(write_model(tmp_path), "linear", 2, options, metrics).drain(0)
+    assert len(threads) == 6
+    assert threads[3:] == [3, 3, 3]
+    assert len(set(threads[:3])) == 1
+
+
+def test_given_up_before_it_is_decoded(serve: Starts, busy: BusyDecoder, metrics: Metrics) -> None:
+    """A request that is given up while its pictures wait is neither decoded nor run, and nobody is told."""
+    session, done = HeldSession(right), Done()
+    session.gate.set()
+    leave = serve(session, decoder=busy.decoder).start(PNGS[:2], on_done=done.put)
+    assert waiting(metrics) == 2
+    leave()
+    busy.free()
+    assert (waiting(metrics), session.pictures, done.empty()) == (0, 0, True)
+    assert busy.decoder.predict([len(PNGS[0])]) == 0  # it would know now what such a picture takes
+
+
+def test_given_up_as_it_is_queued(serve: Starts, metrics: Metrics, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that is given up just when its decoded pictures are queued leaves the queue."""
+    session, done, decoder = HeldSession(right), Done(), Decoder(1)
+    model = serve(session, decoder=decoder)
+    model.start(RAW[:1], on_done=done.put)
+    assert session.began.acquire(timeout=WAIT)
+    start, leaves = model._batcher._start, SimpleQueue[Callable[[], None]]()
+
+    def left(*given: Any, **named: Any) -> Any:  # noqa: ANN401 - as they come
+        leaves.get(timeout=WAIT)()
+        return start(*given, **named)
+
+    monkeypatch.setattr(model._batcher, "_start", left)
+    leaves.put(model.start(PNGS[:2], on_done=done.put))
+    settle(decoder)
+    assert waiting(metrics) == 0
+
+
+def test_given_up_while_it_is_decoded(serve: Starts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that is given up while its pictures are decoded never runs, and nobody is told."""
+    session, done, decoder, budget = HeldSession(right), Done(), Decoder(1), PixelBudget(64)
+    session.gate.set()
+    model = serve(session, decoder=decoder, budget=budget)
+    leave_queue = model._batcher.leave
+
+    def late(pending: Any) -> None:  # noqa: ANN401 - as it comes
+        session.began.acquire(timeout=0.2)  # it must not be there to be run
+        leave_queue(pending)
+
+    monkeypatch.setattr(model._batcher, "leave", late)
+    with budget.reserve(64):
+        leave = model.start(PNGS[:1], on_done=done.put)
+        late_by = time.monotonic() + WAIT
+        while not budget.waiting:
+            assert time.monotonic() < late_by, "the picture never came to the budget"
+            time.sleep(0.001)
+        leave()
+    settle(decoder)
+    assert (session.pictures, done.empty()) == (0, True)
+
+
+def test_given_up_in_the_queue(serve: Starts, metrics: Metrics) -> None:
+    """A request that is given up in the queue frees its places at once and never runs."""
+    session, done = HeldSession(right), Done()
+    model = serve(session)
+    model.start(RAW[:1], on_done=done.put)
+    assert session.began.acquire(timeout=WAIT)
+    leave = model.start(RAW[:3], on_done=done.put)
+    assert waiting(metrics) == 3
+    leave()
+    leave()
+    assert waiting(metrics) == 0
+    session.gate.set()
+    assert done.get(timeout=WAIT)().batch_size == 1
+    model.drain(WAIT)
+    assert (session.pictures, done.empty()) == (1, True)
+
+
+def test_given_up_after_its_end(serve: Starts) -> None:
+    """To give up a request that is over does nothing: it was told once, and the next is answered."""
+    session, done = HeldSession(right), Done()
+    session.gate.set()
+    model = serve(session)
+    leave = model.start(PNGS[:1], on_done=done.put)
+    answer = done.get(timeout=WAIT)
+    leave()
+    assert answer().batch_size == 1
+    assert model.classify(RAW[:1]).batch_size == 1
+    assert done.empty()
+
+
+def test_deadline_before_it_is_decoded(serve: Starts, busy: BusyDecoder, metrics: Metrics) -> None:
+    """A request whose deadline passes while its pictures wait for the decoder is told so, and they are not decoded."""
+    session, done = HeldSession(right), Done()
+    session.gate.set()
+    deadline = time.monotonic() + 0.05
+    serve(session, decoder=busy.decoder).start([b"garbage"], deadline=deadline, on_done=done.put)
+    while time.monotonic() < deadline:
+        time.sleep(0.005)
+    busy.free()
+    with pytest.raises(DeadlineExceeded, match="before the pictures were decoded"):
+        done.get(timeout=WAIT)()
+    assert (waiting(metrics), session.pictures, done.empty()) == (0, 0, True)
+
+
+def test_deadline_while_it_runs(serve: Starts, metrics: Metrics) -> None:
+    """Who waits with a deadline goes on when it passes, and what waits behind the batch that runs is given up."""
+    session = HeldSession(right)
+    model = serve(session)
+    with pytest.raises(DeadlineExceeded, match="before the answer was there"):
+        model.classify(RAW[:9], deadline=time.monotonic() + 0.05)
+    assert waiting(metrics) == 0
+    session.gate.set()
+    model.drain(WAIT)
+    assert session.pictures <= 4
+
+
+@pytest.mark.parametrize("deadline", [threading.TIMEOUT_MAX * 2, float("inf")])
+def test_deadline_as_good_as_none(deadline: float, load: Load) -> None:
+    """A deadline that is further away than any clock counts is no deadline."""
+    assert load().classify(PNGS[:1], deadline=deadline).batch_size == 1
+
+
+def test_deadline_out_of_reach(serve: Starts) -> None:
+    """A request is refused before it is decoded if its pictures and its batch would take longer than there is."""
+    decoder, session = Decoder(1), HeldSession(right)
+    session.gate.set()
+    model = serve(session, decoder=decoder)
+    model.classify(PNGS[:1])
+    with pytest.raises(Overloaded) as refusal:
+        model.classify(PNGS[:1], deadline=time.monotonic())
+    assert refusal.value.retry_after >= decoder.predict([len(PNGS[0])]) > 0
+
+
+def test_stopped_while_it_is_decoded(serve: Starts, busy: BusyDecoder) -> None:
+    """A request whose pictures are decoded when the model has stopped is told Unavailable; so is every later one."""
+    session, done = HeldSession(right), Done()
+    model = serve(session, decoder=busy.decoder)
+    model.start(PNGS[:1], on_done=done.put)
+    model.drain(0)
+    busy.free()
+    with pytest.raises(Unavailable):
+        done.get(timeout=WAIT)()
+    for later in (PNGS, RAW):
+        with pytest.raises(Unavailable):
+            model.classify(later[:1])
+    assert session.pictures == 0
+
+
+def test_drain_waits_for_the_decoder(serve: Starts, busy: BusyDecoder) -> None:
+    """A drain waits for requests whose pictures are being decoded."""
+    session, done = HeldSession(right), Done()
+    session.gate.set()
+    model = serve(session, decoder=busy.decoder)
+    model.start(PNGS[:1], on_done=done.put)
+    drain = Job(lambda: model.drain(600))
+    assert drain.is_alive()
+    busy.free()
+    drain.answer()
+    assert done.get_nowait()().batch_size == 1
