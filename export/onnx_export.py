@@ -2,6 +2,8 @@
 
 import importlib.metadata
 import logging
+import os
+import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,10 +69,25 @@ def strip(model: onnx.ModelProto) -> None:
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
-    """Put the manifest into the metadata of an ONNX file."""
-    model = onnx.load(path)
-    onnx.helper.set_model_props(model, {KEY: manifest.to_json()})
-    onnx.save(model, path)
+    """Put the manifest into the metadata of an ONNX file, by rename: a reader sees the old file or the new one.
+
+    Raises:
+        SetupError: the file cannot be written; it is left as it was.
+    """
+    model = onnx.load(path, load_external_data=False)
+    others = {entry.key: entry.value for entry in model.metadata_props}
+    onnx.helper.set_model_props(model, others | {KEY: manifest.to_json()})
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(model.SerializeToString())
+            file.flush()
+            os.fsync(file.fileno())  # the rename must never be on the disk before the contents
+        shutil.copymode(path, partial)
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise SetupError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def make_manifest(checkpoint: Checkpoint, data: Data, *, accuracy: float) -> Manifest:
