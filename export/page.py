@@ -28,9 +28,11 @@ code { font-size: 0.9em; overflow-wrap: anywhere; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: 4px 12px; text-align: right; border-bottom: 1px solid var(--line); font-weight: normal; }
 th:first-child, td:first-child, .text { text-align: left; overflow-wrap: anywhere; }
-table.matrix td, table.matrix th { padding: 3px 6px; min-width: 34px; max-width: 110px; text-align: center; border: 0;
-  overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
-table.matrix th:first-child { text-align: right; }
+table.matrix td, table.matrix th { padding: 3px 4px; min-width: 28px; text-align: center; border: 0;
+  white-space: nowrap; }
+table.matrix th:first-child { text-align: right; padding-right: 8px; }
+table.matrix .tall { vertical-align: bottom; }
+.tall span { display: inline-block; writing-mode: vertical-rl; transform: rotate(180deg); }
 .sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(112px, 1fr)); gap: 16px; }
 figure { margin: 0; } figcaption { font-size: 13px; line-height: 1.35; overflow-wrap: anywhere; }
 figcaption b { color: var(--ink); }

@@ -9,7 +9,7 @@ _SIDE = 300
 _MARGIN = 44
 _ROW = 22
 _NAME = 150
-_LONGEST = 22
+_LONGEST = 20
 
 
 def reliability_diagram(bins: Sequence[Bin]) -> str:
@@ -28,7 +28,7 @@ def reliability_diagram(bins: Sequence[Bin]) -> str:
     parts.append(
         f'<line x1="{_MARGIN}" y1="{_y(0)}" x2="{right}" y2="{top}" stroke="var(--ink)" stroke-dasharray="4 4"/>'
     )
-    parts.append(f'<text x="{_MARGIN}" y="{_SIDE + 62}">pictures</text>')
+    parts.append(f'<text transform="translate(12 {_SIDE + 72}) rotate(-90)" text-anchor="middle">pictures</text>')
     return _svg(right + 12, _SIDE + 140, "reliability diagram", parts)
 
 
@@ -71,9 +71,7 @@ def bars(rows: Sequence[tuple[str, Sequence[float]]], *, low: float = 0.0) -> st
     width, parts = 330, []
     for number, (name, values) in enumerate(rows):
         top = number * _ROW
-        parts.append(
-            f'<text class="ink" x="{_NAME - 8}" y="{top + 15}" text-anchor="end">{escape(_short(name))}</text>'
-        )
+        parts.append(f'<text class="ink" x="{_NAME - 8}" y="{top + 15}" text-anchor="end">{escape(short(name))}</text>')
         height = (_ROW - 6) / len(values)
         for place, (value, colour) in enumerate(zip(values, ("var(--accent)", "var(--second)"), strict=False)):
             share = max(0.0, (value - low) / (1 - low))
@@ -85,7 +83,8 @@ def bars(rows: Sequence[tuple[str, Sequence[float]]], *, low: float = 0.0) -> st
     return _svg(_NAME + width + 110, len(rows) * _ROW + 4, "bars", parts)
 
 
-def _short(name: str) -> str:
+def short(name: str) -> str:
+    """Return a name, cut where it is too long to be drawn."""
     return name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…"
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from export.data import Images
 from export.page import cards, page, percent, png, table
-from export.plots import bars, reliability_diagram
+from export.plots import bars, reliability_diagram, short
 from export.report import Comparison, Mistake, Report, confused_pairs
 
 MATRIX_CLASSES = 30
@@ -17,10 +17,10 @@ BARS = 40
 """Classes up to which all are drawn; beyond, the BARS // 2 worst."""
 
 _METHOD = """<h2>How it was measured</h2><p class="soft">Every picture went through the path that serving takes:
-encoded, decoded, resized and run by ONNX Runtime from the file itself. The interval of the accuracy is Wilson's (1927), at 95 %.
-Macro figures are means over the classes that have pictures. Expected calibration error: Guo et al., On Calibration of
-Modern Neural Networks (2017), 15 bins of equal width. Two models: McNemar (1947), exact below 25 pictures on which they
-differ, else with continuity correction. All figures are in report.json.</p>"""
+encoded, decoded, resized and run by ONNX Runtime from the file itself. The interval of the accuracy is Wilson's (1927),
+at 95 %. Macro figures are means over the classes that have pictures. Expected calibration error: Guo et al., On
+Calibration of Modern Neural Networks (2017), 15 bins of equal width. Two models: McNemar (1947), exact below 25
+pictures on which they differ, else with continuity correction. All figures are in report.json.</p>"""
 
 
 def render(report: Report, mistakes: Sequence[Images], comparison: Comparison | None = None) -> str:
@@ -182,7 +182,9 @@ def _confusion(report: Report) -> list[str]:
 
 def _matrix(report: Report) -> str:
     """Return the confusion matrix as a coloured table; the colours are shares of the row."""
-    lines = ["<tr><th></th>" + "".join(f"<th>{escape(label)}</th>" for label in report.labels) + "</tr>"]
+    tall = ' class="tall"' if max(map(len, report.labels)) > 3 else ""
+    names = [escape(short(label)) for label in report.labels]
+    lines = ["<tr><th></th>" + "".join(f"<th{tall}><span>{name}</span></th>" for name in names) + "</tr>"]
     for true, row in enumerate(report.confusion):
         cells = []
         for predicted, count in enumerate(row):
@@ -192,7 +194,7 @@ def _matrix(report: Report) -> str:
             alpha = (0.15 + 0.75 * share if true == predicted else 0.2 + 0.7 * min(1.0, 5 * share)) if count else 0
             white = " color: #fff;" if alpha > 0.55 else ""
             cells.append(f'<td style="background: rgba({colour}, {alpha:.2f});{white}">{count or ""}</td>')
-        lines.append(f"<tr><th>{escape(report.labels[true])}</th>{''.join(cells)}</tr>")
+        lines.append(f"<tr><th>{names[true]}</th>{''.join(cells)}</tr>")
     return '<div class="scroll"><table class="matrix">' + "\n".join(lines) + "</table></div>"
 
 
