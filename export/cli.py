@@ -58,6 +58,9 @@ def export(
     repository: Repository = Path("models"),
     name: Annotated[str, typer.Option(help="Name of the model. [default: the recipe's]", show_default=False)] = "",
     data_folder: DataFolder = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Write explain.onnx too, from which `saccade explain` works without onnx.")
+    ] = False,
 ) -> None:
     """Export a trained network to ONNX, verify it, and publish it as the next version of a model.
 
@@ -68,7 +71,7 @@ def export(
         saccade export runs/short --name digits
     """
     _need_extra()
-    version, parity = run_export(run, repository, name, data_folder)
+    version, parity = run_export(run, repository, name, data_folder, explain=explain)
     typer.echo(f"{version}: {summary(parity)}; next: saccade serve --repository {repository}")
 
 
@@ -99,13 +102,15 @@ def run_training(recipe: "Recipe", run: Path, data_folder: Path | None) -> "Chec
         return training.train(recipe, pictures, run, advance)
 
 
-def run_export(run: Path, repository: Path, name: str, data_folder: Path | None) -> tuple[Path, "Parity"]:
+def run_export(
+    run: Path, repository: Path, name: str, data_folder: Path | None, *, explain: bool = False
+) -> tuple[Path, "Parity"]:
     """Export, verify, self-test and publish; return the version's folder and how close the file is."""
     import tempfile
 
     from rich.console import Console
 
-    from export import checkpoint, data, onnx_export, verify
+    from export import checkpoint, data, explain_graph, onnx_export, plan, report, verify
     from export.publish import publish
 
     trained = checkpoint.load(run)
@@ -115,10 +120,16 @@ def run_export(run: Path, repository: Path, name: str, data_folder: Path | None)
         onnx_export.export_graph(trained, path)
         status.update("verifying")
         parity = verify.verify(trained, path, pictures.validation)
-        onnx_export.write_manifest(path, onnx_export.make_manifest(trained, pictures, accuracy=parity.accuracy))
+        found = report.summary(pictures.name, "validation", pictures.validation.labels, parity.answers)
+        onnx_export.write_manifest(
+            path, onnx_export.make_manifest(trained, pictures, accuracy=parity.accuracy, evaluation=found)
+        )
         verify.check_loads(path)
+        beside = {plan.FILE: path.with_name(plan.FILE)} if explain else {}
+        for target in beside.values():
+            explain_graph.write(path, target)
         status.update("publishing")
-        return publish(path, repository, name or trained.recipe.name), parity
+        return publish(path, repository, name or trained.recipe.name, beside), parity
 
 
 def summary(parity: "Parity") -> str:

@@ -150,10 +150,11 @@ def record(evaluated: Evaluated) -> None:
     """
     from export.onnx_export import write_manifest
 
-    path, report = evaluated.opened.file.path, evaluated.report
+    path, part = evaluated.opened.file.path, evaluated.part
+    summary = reports.summary(part.data, part.split, evaluated.true, evaluated.probabilities)
     text = metadata(path).get(KEY)
     if text is None:
         raise SetupError(f"{path} carries no manifest to write into; make it with `saccade export` first")
     manifest = Manifest.model_validate_json(text)
-    known = {} if manifest.accuracy is not None else {"accuracy": report.accuracy}
-    write_manifest(path, manifest.model_copy(update={"evaluation": report.evaluation(), **known}))
+    known = {} if manifest.accuracy is not None else {"accuracy": summary.accuracy}
+    write_manifest(path, manifest.model_copy(update={"evaluation": summary, **known}))

@@ -40,6 +40,14 @@ class Opened:
     verified: bool
     sha256: str
 
+    def samples(self, batch: Images) -> Images:
+        """Return what the graph takes for pictures uint8 [N, height, width, channels]."""
+        return batch
+
+    def run(self, batch: Images) -> Probabilities:
+        """Return the probabilities [N, classes] of pictures uint8 [N, height, width, channels]."""
+        return self.session.run(self.samples(batch))
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -165,6 +173,18 @@ def true_indices(part: Part, labels: tuple[str, ...]) -> Indices:
     return np.array([labels.index(name) for name in classes], np.int64)[part.pictures.labels]
 
 
+def indices_of(names: Sequence[str], labels: tuple[str, ...]) -> list[int]:
+    """Return the index of each of these labels of a model.
+
+    Raises:
+        SetupError: it has no such label; names some that it has.
+    """
+    for name in names:
+        if name not in labels:
+            raise SetupError(f"the model has no label {name!r}; its labels are {_some(labels)}")
+    return [labels.index(name) for name in names]
+
+
 def _some(names: list[str] | tuple[str, ...]) -> str:
     more = f" and {len(names) - _FEW} more" if len(names) > _FEW else ""
     return ", ".join(repr(name) for name in names[:_FEW]) + more
@@ -207,7 +227,7 @@ def answers(opened: Opened, part: Part, on_batch: Callable[[int], None] = lambda
     for places in batches(len(part.pictures), BATCH):
         indices = range(places.start, places.stop)
         batch = pixels(part.pictures, opened.manifest.preprocessing, indices)
-        probabilities = opened.session.run(batch)
+        probabilities = opened.run(batch)
         try:
             check_probabilities(probabilities, len(batch), len(opened.manifest.labels))
         except ModelRejected as error:

@@ -17,7 +17,7 @@ from export.checkpoint import Checkpoint
 from export.data import Data, Images, prepare
 from service import image
 from service.errors import SetupError
-from service.manifest import KEY, GoldenSample, Manifest, golden_sample
+from service.manifest import KEY, Evaluation, GoldenSample, Manifest, golden_sample
 
 INPUT, OUTPUT = "image", "probabilities"
 GOLDEN_SAMPLES = 8
@@ -90,8 +90,10 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
         raise SetupError(f"{path} cannot be written: {error.strerror}") from None
 
 
-def make_manifest(checkpoint: Checkpoint, data: Data, *, accuracy: float) -> Manifest:
-    """Return the manifest of a checkpoint's file; `accuracy` is the file's own, on the validation split."""
+def make_manifest(
+    checkpoint: Checkpoint, data: Data, *, accuracy: float, evaluation: Evaluation | None = None
+) -> Manifest:
+    """Return the manifest of a checkpoint's file; accuracy and evaluation are its own, on the validation split."""
     recipe = checkpoint.recipe
     return Manifest(
         architecture=recipe.architecture,
@@ -100,6 +102,7 @@ def make_manifest(checkpoint: Checkpoint, data: Data, *, accuracy: float) -> Man
         precision="fp32",
         data=f"{data.name}, {len(data.train):,} pictures; accuracy on {len(data.validation):,} others",
         accuracy=accuracy,
+        evaluation=evaluation,
         recipe=recipe.fields(),
         versions={name: importlib.metadata.version(name) for name in ("saccade", "torch", "onnx")},
         golden_samples=golden_samples(checkpoint, data),

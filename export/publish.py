@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from service.errors import SetupError
@@ -11,8 +12,14 @@ FILE = "model.onnx"
 _TRIES = 100
 
 
-def publish(path: Path, repository: Path, name: str) -> Path:
+def publish(path: Path, repository: Path, name: str, beside: Mapping[str, Path] | None = None) -> Path:
     """Copy `path` to `repository/name/VERSION/model.onnx`, VERSION the next whole number; return the version's folder.
+
+    Args:
+        path: the model file.
+        repository: the model repository.
+        name: of the model.
+        beside: files that go with it, by their place in the version's folder.
 
     Raises:
         SetupError: the repository cannot be written; nothing of the new version is left behind.
@@ -23,7 +30,9 @@ def publish(path: Path, repository: Path, name: str) -> Path:
         with tempfile.TemporaryDirectory(prefix=".publish-", dir=model) as staging:
             version = Path(staging) / "version"
             version.mkdir()
-            _copy(path, version / FILE)
+            for place, file in {FILE: path, **(beside or {})}.items():
+                (version / place).parent.mkdir(parents=True, exist_ok=True)
+                _copy(file, version / place)
             return _rename(version, model)
     except OSError as error:
         raise SetupError(f"cannot publish to {model}: {error.strerror}") from None

@@ -9,7 +9,7 @@ import numpy as np
 from export import evaluate
 from export.data import Indices
 from export.evaluate import Bin, Macro, McNemar, Probabilities
-from export.measure import Opened, Part
+from export.measure import Opened, Part, Split
 from service.manifest import Evaluation
 from service.session import check_runtime
 
@@ -133,19 +133,6 @@ class Report:
         """The model's labels, in order of their index."""
         return tuple(row.label for row in self.classes)
 
-    def evaluation(self) -> Evaluation:
-        """Return the summary that goes into the manifest."""
-        return Evaluation(
-            data=self.data.name,
-            split=self.data.split,
-            pictures=self.data.pictures,
-            accuracy=self.accuracy,
-            top5_accuracy=self.top5_accuracy,
-            cross_entropy=self.cross_entropy,
-            macro_f1=self.macro.f1,
-            calibration_error=self.calibration.error,
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
@@ -192,6 +179,23 @@ def make(
         confusion=tuple(tuple(row) for row in confusion.tolist()),
         mistakes=_mistakes(true, probabilities),
         warnings=tuple(warnings or ()),
+    )
+
+
+def summary(data: str, split: Split, true: Indices, probabilities: Probabilities) -> Evaluation:
+    """Return the summary that goes into the manifest, of answers [N, classes] for a part of a data set."""
+    predicted, classes = probabilities.argmax(axis=1), probabilities.shape[1]
+    right = predicted == true
+    scores = evaluate.class_scores(evaluate.confusion_matrix(true, predicted, classes))
+    return Evaluation(
+        data=data,
+        split=split,
+        pictures=len(true),
+        accuracy=float(right.mean()),
+        top5_accuracy=evaluate.top_k_accuracy(probabilities, true, TOP) if classes > TOP else None,
+        cross_entropy=evaluate.cross_entropy(probabilities, true),
+        macro_f1=evaluate.macro(scores).f1,
+        calibration_error=evaluate.calibration_error(evaluate.reliability(probabilities.max(axis=1), right)),
     )
 
 

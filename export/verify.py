@@ -1,7 +1,7 @@
 """Proof that an ONNX file computes what the trained network computes; nothing unverified is published."""
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 
 from export.checkpoint import Checkpoint
 from export.data import Pictures
-from export.evaluate import accuracy
+from export.evaluate import batches
 from export.onnx_export import encode, with_output
 from service import image
 from service.errors import ModelRejected
@@ -28,11 +28,15 @@ Images = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """Largest differences between file and trained network, and the file's accuracy through the serving path."""
+    """Largest differences between file and trained network, and the file's accuracy through the serving path.
+
+    `answers` are the file's probabilities [N, classes] on the validation split, for whatever else follows from them.
+    """
 
     probabilities: float
     logits: float
     accuracy: float
+    answers: npt.NDArray[np.float32] = field(repr=False)
 
 
 def verify(checkpoint: Checkpoint, path: Path, validation: Pictures) -> Parity:
@@ -61,11 +65,12 @@ def verify(checkpoint: Checkpoint, path: Path, validation: Pictures) -> Parity:
     limit = LOGIT_LIMIT * max(1.0, float(np.abs(expected_logits).max()))
     _check("probabilities", probabilities, PROBABILITY_LIMIT)
     _check("logits", logits, limit)
-    reached = accuracy(session.run, images, validation.labels, batch_size=LARGEST_BATCH)
+    answers = np.concatenate([session.run(images[part]) for part in batches(len(images), LARGEST_BATCH)])
+    reached = float((answers.argmax(axis=1) == validation.labels).mean())
     trained = float((expected.argmax(axis=1) == validation.labels).mean())
     if reached != trained:
         raise ModelRejected(f"the file's accuracy is {reached:.4%}, the trained network's {trained:.4%}")
-    return Parity(probabilities, logits, reached)
+    return Parity(probabilities, logits, reached, answers)
 
 
 def _session(path: Path) -> Session:
