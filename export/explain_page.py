@@ -95,7 +95,7 @@ def _figure(picture: Images, caption: str) -> str:
 def _caption(one: Evidence) -> str:
     """Return the class, its probability and what the brightest place stands for: each map is scaled by itself."""
     most = float(one.values.max())
-    bright = f"at most {most:.2f}" if one.method == "cam" else f"falls by at most {percent(max(0.0, most), 1)}"
+    bright = f"brightest: {most:.2f}" if one.method == "cam" else f"brightest: {100 * max(0.0, most):.1f} points less"
     return f"<b>{escape(one.label)}</b> {percent(one.probability, 1)}<br>{bright}"
 
 

@@ -6,7 +6,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -86,7 +86,8 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
         shutil.copymode(path, partial)
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise SetupError(f"{path} cannot be written: {error.strerror}") from None
 
 

@@ -13,7 +13,7 @@ STYLE = """
 @media (prefers-color-scheme: dark) { :root { --paper: #12161c; --ink: #e6eaf0; --soft: #97a3b4; --line: #2c3542;
   --card: #1a2029; --accent: #6ea8fe; --second: #fbbf24; --bad: #fb923c; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1080px; padding: 32px 24px 64px; background: var(--paper); color: var(--ink);
+body { margin: 0 auto; max-width: 1120px; padding: 32px 24px 64px; background: var(--paper); color: var(--ink);
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
 h1 { font-size: 26px; margin: 0 0 4px; overflow-wrap: anywhere; } h2 { font-size: 19px; margin: 40px 0 8px; }
 p { margin: 6px 0 12px; max-width: 75ch; } .soft, figcaption, th { color: var(--soft); }
@@ -36,7 +36,7 @@ table.matrix .tall { vertical-align: bottom; }
 .sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(112px, 1fr)); gap: 16px; }
 figure { margin: 0; } figcaption { font-size: 13px; line-height: 1.35; overflow-wrap: anywhere; }
 figcaption b { color: var(--ink); }
-img { image-rendering: pixelated; background: var(--card); }
+img { max-width: 100%; image-rendering: pixelated; background: var(--card); }
 .sheet img { width: 112px; height: 112px; object-fit: contain; }
 svg { max-width: 100%; height: auto; display: block; } svg text { fill: var(--soft); font-size: 12px; }
 svg .ink { fill: var(--ink); } details { margin: 12px 0; } summary { cursor: pointer; color: var(--accent); }
