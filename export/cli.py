@@ -53,25 +53,44 @@ def train(
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="Folder of a training run.", exists=True, file_okay=False)],
+    source: Annotated[Path, typer.Argument(help="Folder of a training run, or an ONNX file.", exists=True)],
     *,
     repository: Repository = Path("models"),
-    name: Annotated[str, typer.Option(help="Name of the model. [default: the recipe's]", show_default=False)] = "",
+    name: Annotated[
+        str, typer.Option(help="Name of the model. [default: the recipe's or the file's]", show_default=False)
+    ] = "",
     data_folder: DataFolder = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Write explain.onnx too, from which `saccade explain` works without onnx.")
     ] = False,
+    labels: Annotated[
+        Path | None, typer.Option(help="Of an ONNX file: one label a line.", exists=True, dir_okay=False)
+    ] = None,
+    preset: Annotated[
+        str,
+        typer.Option(help="Of an ONNX file: how pictures are prepared: imagenet, imagenet-caffe, cifar10, mnist ..."),
+    ] = "",
 ) -> None:
     """Export a trained network to ONNX, verify it, and publish it as the next version of a model.
+
+    A foreign ONNX file is made self-describing: labels, preparation and golden samples with its own answers are written
+    into a copy. What is not said is inferred and told.
 
     Examples:
 
         saccade export runs/lenet5-digits --repository models
 
         saccade export runs/short --name digits
+
+        saccade export squeezenet1.0-9.onnx --labels imagenet_classes.txt --preset imagenet --repository models
     """
+    if source.is_file():
+        _export_file(source, repository, name, labels, preset, explain=explain)
+        return
+    if labels or preset:
+        raise typer.BadParameter("--labels and --preset go with an ONNX file; a run knows its own")
     _need_extra()
-    version, parity = run_export(run, repository, name, data_folder, explain=explain)
+    version, parity = run_export(source, repository, name, data_folder, explain=explain)
     typer.echo(f"{version}: {summary(parity)}; next: saccade serve --repository {repository}")
 
 
@@ -130,6 +149,20 @@ def run_export(
             explain_graph.write(path, target)
         status.update("publishing")
         return publish(path, repository, name or trained.recipe.name, beside), parity
+
+
+def _export_file(path: Path, repository: Path, name: str, labels: Path | None, preset: str, *, explain: bool) -> None:
+    from rich.console import Console
+
+    from export.foreign import export_file
+
+    with Console(stderr=True).status("reading") as status:
+        done = export_file(
+            path, repository, name=name, labels=labels, preset=preset, explain=explain, say=status.update
+        )
+    for sentence in done.inferred:
+        typer.echo(f"inferred: {sentence}", err=True)
+    typer.echo(f"{done.version}: {done.samples} golden samples; next: saccade serve --repository {repository}")
 
 
 def summary(parity: "Parity") -> str:

@@ -65,7 +65,7 @@ def evaluate(
     """
     from export import evaluation, model_file
 
-    _need_packages(data, write_manifest=write_manifest)
+    _need_packages(data)
     first, second = model_file.find(model, repository), compare and model_file.find(compare, repository)
     evaluated = evaluation.run(first, data, data_folder, split, provider=provider, progress=_progress)
     beside = evaluation.beside(evaluated, second, provider=provider, progress=_progress) if second else None
@@ -174,9 +174,7 @@ def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
         yield lambda more: progress.advance(task, more)
 
 
-def _need_packages(data: str, *, write_manifest: bool) -> None:
-    """Where packages of the training stage are missing that this call needs, say which command mends it."""
-    needed = ["sklearn"] * (data == "digits") + ["torch", "onnx", "onnxscript"] * write_manifest
-    missing = [name for name in needed if importlib.util.find_spec(name) is None]
-    if missing:
-        raise SetupError(f"{', '.join(missing)} missing: run `pip install 'saccade[cpu,train]'`")
+def _need_packages(data: str) -> None:
+    """Where scikit-learn is missing, which holds the digits, say which command mends it."""
+    if data == "digits" and importlib.util.find_spec("sklearn") is None:
+        raise SetupError("sklearn missing: run `pip install 'saccade[cpu,train]'`")

@@ -1,5 +1,6 @@
 """One evaluation, from a model file and a data set to report.json and report.html."""
 
+import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from export import data, evaluate, measure, report_page
+from export import data, evaluate, foreign, measure, report_page
 from export import report as reports
 from export.data import Data, Images, Indices
 from export.evaluate import Probabilities
@@ -148,8 +149,6 @@ def record(evaluated: Evaluated) -> None:
     Raises:
         SetupError: the file carries no manifest, or cannot be written.
     """
-    from export.onnx_export import write_manifest
-
     path, part = evaluated.opened.file.path, evaluated.part
     summary = reports.summary(part.data, part.split, evaluated.true, evaluated.probabilities)
     text = metadata(path).get(KEY)
@@ -157,4 +156,10 @@ def record(evaluated: Evaluated) -> None:
         raise SetupError(f"{path} carries no manifest to write into; make it with `saccade export` first")
     manifest = Manifest.model_validate_json(text)
     known = {} if manifest.accuracy is not None else {"accuracy": summary.accuracy}
-    write_manifest(path, manifest.model_copy(update={"evaluation": summary, **known}))
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        foreign.write_manifest(path, partial, manifest.model_copy(update={"evaluation": summary, **known}))
+        shutil.copymode(path, partial)
+        partial.replace(path)
+    except OSError as error:
+        raise SetupError(f"{path} cannot be written: {error.strerror}") from None

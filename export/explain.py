@@ -4,7 +4,7 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +33,7 @@ class Tap:
     """What gives the inner values of a model: the plan of its explain graph, and the graph as a function."""
 
     plan: Plan
-    run: Callable[[npt.NDArray[np.uint8]], dict[str, Floats]]
+    run: Callable[[npt.NDArray[Any]], dict[str, Floats]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,18 +2,22 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from export.data import Data, Images, Indices, Pictures
 from export.evaluate import Probabilities, batches
 from export.model_file import ModelFile
-from service import image
+from service import foreign, image
 from service.errors import InvalidInput, ModelRejected, SetupError
-from service.manifest import Manifest, Preprocessing, read_manifest, sha256
-from service.model import Options, check_against_manifest, self_test
-from service.session import Session, candidates, check_probabilities
+from service.graph import external_files, read_graph
+from service.manifest import Manifest, Preprocessing, read_fields, sha256
+from service.model import Options, check_against_manifest, on_pixels, self_test
+from service.normalise import Normalise
+from service.scores import check_probabilities
+from service.session import Session, candidates
 
 Split = Literal["train", "validation", "test", "all"]
 
@@ -40,9 +44,9 @@ class Opened:
     verified: bool
     sha256: str
 
-    def samples(self, batch: Images) -> Images:
+    def samples(self, batch: Images) -> npt.NDArray[Any]:
         """Return what the graph takes for pictures uint8 [N, height, width, channels]."""
-        return batch
+        return Normalise(self.manifest.preprocessing, self.session.input).batch(batch)
 
     def run(self, batch: Images) -> Probabilities:
         """Return the probabilities [N, classes] of pictures uint8 [N, height, width, channels]."""
@@ -75,17 +79,20 @@ def open_model(file: ModelFile, provider: str = "cpu") -> Opened:
         ModelRejected: the server would not serve it on this provider either.
     """
     try:
-        manifest = read_manifest(file.path)
+        fields, graph = read_fields(file.path), read_graph(file.path)
+        files = [file.path, *external_files(file.path, graph)]
+        expected = foreign.expected(fields, graph)
         reasons = []
         for candidate in candidates(provider):
             try:
-                session = Session(file.path, candidate, intra_op_threads=0, max_batch_size=BATCH)
+                session = Session(file.path, candidate, intra_op_threads=0, max_batch_size=BATCH, expected=expected)
+                manifest, _ = foreign.complete(fields, session.input, session.classes, graph)
                 check_against_manifest(session, manifest)
-                verified = self_test(session.run, manifest, Options(max_batch_size=BATCH))
+                verified = self_test(on_pixels(session, manifest), manifest, Options(max_batch_size=BATCH))
             except ModelRejected as error:
                 reasons.append(f"{candidate}: {error}")
                 continue
-            return Opened(file, manifest, session, verified, sha256(file.path))
+            return Opened(file, manifest, session, verified, sha256(*files))
         raise ModelRejected("; ".join(reasons) or f"no provider for --provider {provider}")
     except ModelRejected as error:
         raise ModelRejected(f"{file.path}: {error}") from None

@@ -1,26 +1,33 @@
 """What a model says about itself: labels, preprocessing, accuracy, precision and golden samples.
 
 The manifest travels as JSON in the ONNX file's `metadata_props`, under `saccade.manifest`. It is read straight from the
-file: a session of a 100 MB file costs 150 ms and 190 MB, skipping over its fields 9 ms.
+file, without a session: see service.wire.
 """
 
 import base64
 import hashlib
-import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, BinaryIO, Literal, Self
+from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, Base64Bytes, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from service import wire
 from service.errors import ModelRejected
 
 KEY = "saccade.manifest"
+METADATA = 14
+"""The number of `metadata_props` in ONNX's ModelProto."""
+NOT_WHOLE = "the file is not a whole ONNX file"
 MAX_BYTES = 12 * 1024 * 1024
 """Largest manifest that is read: 8 MB of golden samples, a third more in base64, and the rest."""
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
+Layout = Literal["NHWC", "NCHW"]
+"""Where a tensor has its channels: last or before the rows."""
+Scores = Literal["probabilities", "logits"]
+"""What a graph gives: logits become probabilities by a softmax after the run."""
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -32,11 +39,20 @@ def _sendable(text: str) -> str:
 Label = Annotated[str, AfterValidator(_sendable)]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")  # a later minor version may say more
+Number = Annotated[float, Field(ge=-1e6, le=1e6)]
+Factor = Annotated[float, Field(ge=1e-6, le=1e6)]
 
 
-class Preprocessing(_Frozen):
+class Frozen(BaseModel):
+    """What stands in a manifest; fields that are not here are ignored, since a later minor version may say more."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+Part = TypeVar("Part", bound=Frozen)
+
+
+class Preprocessing(Frozen):
     """How a picture becomes the model's input, before the graph: uint8 [height, width, channels]."""
 
     height: int = Field(ge=1, le=4096)
@@ -47,9 +63,27 @@ class Preprocessing(_Frozen):
     crop_fraction: float = Field(1.0, gt=0, le=1)
     """With crop: how much of the shorter side is kept. 0.875 is 224 out of 256, as usual for ImageNet."""
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    layout: Layout | None = None
+    """Of the graph's input; None: told by where its shape has 1 or 3."""
+    order: Literal["RGB", "BGR"] = "RGB"
+    """Of the colours that a foreign graph takes; Caffe's take BGR."""
+    scale: Factor | None = None
+    """What each pixel, 0 to 255, is multiplied by for a foreign float graph; then `mean` is subtracted and the rest is
+    divided by `std`: (pixel * scale - mean) / std. None in a graph that takes the pixels as they are."""
+    mean: tuple[Number, ...] | None = None
+    """One a channel, in the graph's order of colours."""
+    std: tuple[Factor, ...] | None = None
+    """One a channel, likewise."""
+
+    @model_validator(mode="after")
+    def _one_a_channel(self) -> Self:
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if values is not None and len(values) != self.channels:
+                raise ValueError(f"{name} has {len(values)} values, the input {self.channels} channels")
+        return self
 
 
-class GoldenSample(_Frozen):
+class GoldenSample(Frozen):
     """A real picture and what the trained network made of it."""
 
     picture: Base64Bytes
@@ -59,7 +93,7 @@ class GoldenSample(_Frozen):
     probabilities: tuple[Probability, ...]
 
 
-class Evaluation(_Frozen):
+class Evaluation(Frozen):
     """How good this very file was on a part of a data set, measured through the serving path."""
 
     data: str
@@ -74,7 +108,7 @@ class Evaluation(_Frozen):
     calibration_error: Probability
 
 
-class Manifest(_Frozen):
+class Manifest(Frozen):
     """Format 1. Fields that are not here are ignored; another format number is refused."""
 
     format: Literal[1] = 1
@@ -82,6 +116,8 @@ class Manifest(_Frozen):
     labels: tuple[Label, ...] = Field(min_length=2)
     preprocessing: Preprocessing
     precision: Precision = "fp32"
+    scores: Scores | None = None
+    """What the graph gives; None: told by its last operator."""
     data: str = ""
     """What it was trained and measured on."""
     accuracy: Probability | None = None
@@ -118,22 +154,61 @@ def read_manifest(model: Path) -> Manifest:
     Raises:
         ModelRejected: there is none, or it cannot be understood; the text says what to do.
     """
-    text = metadata(model).get(KEY)
-    fields = _object(text, f"the metadata entry {KEY}") if text is not None else {}
-    override, labels = model.with_name("manifest.json"), model.with_name("labels.txt")
-    if override.is_file():
-        fields |= _object(_text(override), "manifest.json")
-    if labels.is_file():
-        fields["labels"] = _text(labels).rstrip().split("\n")
+    fields = read_fields(model)
     if not fields:
         raise ModelRejected(
             "the file carries no manifest; make it with `saccade export`, or put a manifest.json beside it"
         )
+    return validate(Manifest, fields)
+
+
+def read_fields(model: Path) -> dict[str, object]:
+    """Return what a model file and the files beside it say, unchecked; empty where they say nothing.
+
+    `manifest.json` lies over the file's own manifest, its `preprocessing` field by field, and `labels.txt` over both.
+
+    Raises:
+        ModelRejected: one of them cannot be read.
+    """
+    text = metadata(model).get(KEY)
+    fields = _object(text, f"the metadata entry {KEY}") if text is not None else {}
+    override, labels = model.with_name("manifest.json"), model.with_name("labels.txt")
+    if override.is_file():
+        over = _object(_text(override), "manifest.json")
+        own, others = fields.get("preprocessing"), over.get("preprocessing")
+        fields |= over
+        if isinstance(own, dict) and isinstance(others, dict):
+            fields["preprocessing"] = own | others
+    if labels.is_file():
+        fields["labels"] = read_labels(labels)
+    return fields
+
+
+def read_labels(path: Path) -> list[str]:
+    """Return the labels of a text file, one a line.
+
+    Raises:
+        ModelRejected: it is no UTF-8 text, or cannot be read.
+    """
+    return _text(path).rstrip().split("\n")
+
+
+def validate(kind: type[Part], fields: Mapping[str, object], within: str = "") -> Part:
+    """Return `fields` as a manifest or a part of one.
+
+    Args:
+        kind: what they are to be.
+        fields: as they were read.
+        within: the name of the part, which stands before the names of its fields in an error.
+
+    Raises:
+        ModelRejected: they cannot be; names the first field that is wrong.
+    """
     try:
-        return Manifest.model_validate(fields)
+        return kind.model_validate(fields)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"]) or "manifest"
+        place = ".".join(str(part) for part in (*filter(None, (within,)), *first["loc"])) or "manifest"
         raise ModelRejected(f"the manifest's {place} cannot be used: {first['msg']}") from None
 
 
@@ -145,21 +220,26 @@ def metadata(model: Path) -> dict[str, str]:
     """
     try:
         with model.open("rb") as file:
+            reader = wire.Wire(file)
             return dict(
-                _entry(_bounded(file, size))
-                for field, size in _fields(file, model.stat().st_size)
-                if field == _METADATA
+                entry(reader, field)
+                for field in reader.fields(model.stat().st_size)
+                if field.number == METADATA and field.wire_type == wire.BYTES
             )
-    except (ValueError, UnicodeDecodeError):
-        raise ModelRejected("the file is not a whole ONNX file") from None
+    except ValueError:
+        raise ModelRejected(NOT_WHOLE) from None
     except OSError as error:
         raise ModelRejected(f"the file cannot be read: {error.strerror}") from None
 
 
-def sha256(model: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal."""
-    with model.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def sha256(*files: Path) -> str:
+    """Return the SHA-256 of the contents of the files, one after another, in hexadecimal."""
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()
 
 
 def golden_sample(picture: bytes, label: int, probabilities: Iterator[float] | list[float]) -> GoldenSample:
@@ -167,55 +247,19 @@ def golden_sample(picture: bytes, label: int, probabilities: Iterator[float] | l
     return GoldenSample(picture=base64.b64encode(picture), label=label, probabilities=tuple(probabilities))
 
 
-# ONNX's ModelProto: field 14 is `repeated StringStringEntryProto metadata_props`; there key is 1 and value is 2.
-_METADATA = 14
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+def entry(reader: wire.Wire, field: wire.Field) -> tuple[str, str]:
+    """Return (key, value) of one metadata entry: a StringStringEntryProto, whose key is 1 and value 2.
 
-
-def _fields(file: BinaryIO, end: int) -> Iterator[tuple[int, int]]:
-    """Yield (field number, size) of each length-delimited field, the file standing at its content."""
-    while file.tell() < end:
-        tag = _varint(file)
-        field, wire_type = tag >> 3, tag & 7
-        size = {_FIXED64: 8, _FIXED32: 4}.get(wire_type, 0)
-        if wire_type == _BYTES:
-            size = _varint(file)
-        elif wire_type == _VARINT:
-            _varint(file)
-        elif not size:
-            raise ValueError(f"wire type {wire_type}")
-        content = file.tell()
-        if field == 0 or content + size > end:
-            raise ValueError("field past the end")
-        if wire_type == _BYTES:
-            yield field, size
-        file.seek(content + size)
-
-
-def _bounded(file: BinaryIO, size: int) -> bytes:
-    if size > MAX_BYTES:
-        raise ModelRejected(f"a metadata entry has {size:,} bytes; the limit is {MAX_BYTES:,}")
-    return file.read(size)
-
-
-def _entry(content: bytes) -> tuple[str, str]:
-    """Return (key, value) of one metadata entry."""
-    stream = io.BytesIO(content)
-    parts = {field: stream.read(size).decode() for field, size in _fields(stream, len(content))}
+    Raises:
+        ValueError: it is not whole.
+        ModelRejected: it is too large.
+    """
+    if field.size > MAX_BYTES:
+        raise ModelRejected(f"a metadata entry has {field.size:,} bytes; the limit is {MAX_BYTES:,}")
+    parts = {
+        part.number: reader.text(part, MAX_BYTES) for part in reader.fields(field.size) if part.wire_type == wire.BYTES
+    }
     return parts.get(1, ""), parts.get(2, "")
-
-
-def _varint(file: BinaryIO) -> int:
-    value = shift = 0
-    while shift < 70:
-        byte = file.read(1)
-        if not byte:
-            break
-        value |= (byte[0] & 0x7F) << shift
-        if byte[0] < 0x80:
-            return value
-        shift += 7
-    raise ValueError("cut varint")
 
 
 def _text(path: Path) -> str:

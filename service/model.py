@@ -4,20 +4,26 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from service import image, logs
+from service import foreign, image, logs
 from service.batcher import Batcher, BatchRun, Outcome, Watch
 from service.budget import PixelBudget
 from service.errors import InferenceFailed, InvalidInput, ModelRejected
-from service.manifest import Manifest, Precision, read_manifest, sha256
+from service.graph import external_files, read_graph
+from service.manifest import Manifest, Precision, read_fields, sha256
 from service.metrics import Metrics
-from service.session import Create, Provider, Session, candidates, check_probabilities
+from service.normalise import Normalise
+from service.scores import check_probabilities
+from service.session import Create, Provider, Session, candidates
+from service.tensors import Tensor, with_classes
 
-Picture: TypeAlias = bytes | image.Pixels
+Sample: TypeAlias = npt.NDArray[Any]
+"""One sample as the graph takes it: shape and datatype of `Model.input`, less the first dimension."""
+Picture: TypeAlias = bytes | image.Pixels | Sample
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 Probabilities: TypeAlias = npt.NDArray[np.float32]
 
@@ -48,9 +54,9 @@ class Answer(NamedTuple):
 
 
 class _Item(NamedTuple):
-    """One picture in the queue, and how many classes its caller asks for."""
+    """One picture in the queue as the graph takes it, and how many classes its caller asks for."""
 
-    pixels: Pixels
+    pixels: Sample
     k: int
 
 
@@ -88,6 +94,8 @@ class Facts:
     precision: Precision
     verified: bool
     sha256: str
+    inferred: tuple[str, ...] = ()
+    """What the file does not say of itself, and how it is taken; see service.foreign."""
 
 
 class Model:
@@ -115,6 +123,7 @@ class Model:
         self.facts = facts
         self.manifest = manifest
         self._session = session
+        self._normalise = Normalise(manifest.preprocessing, session.input)
         self._max_pixels, self._budget = options.max_pixels, options.budget
         self._faults = 0
         self._batcher: Batcher[_Item, _Best | None] = Batcher(
@@ -133,9 +142,22 @@ class Model:
     def notice(self) -> str:
         """What an operator should know of it while it is served; empty when there is nothing."""
         notices = [] if self.facts.verified else ["unverified: the file carries no golden samples"]
+        if self.facts.inferred:
+            inferred = ", ".join(self.facts.inferred)
+            notices.append(f"inferred, unless manifest.json or labels.txt beside it say otherwise: {inferred}")
         if self._faults:
             notices.append(f"{self._faults} calls got values that are not finite")
         return "; ".join(notices)
+
+    @property
+    def input(self) -> Tensor:
+        """What the graph takes; of our own `image`, uint8 [-1, height, width, channels]."""
+        return self._session.input
+
+    @property
+    def output(self) -> Tensor:
+        """What every model gives: `probabilities`, float32 [-1, classes], whatever its graph calls its scores."""
+        return with_classes(len(self.manifest.labels))
 
     @property
     def max_batch_size(self) -> int:
@@ -153,7 +175,7 @@ class Model:
         """Return the most probable categories of each picture.
 
         Args:
-            pictures: encoded files or raw pixels, at least one.
+            pictures: encoded files, raw pixels or samples as the graph takes them, at least one.
             top_k: how many categories each; 0 means 5, more than there are gives all.
             deadline: on `time.monotonic`; None for no deadline.
             watch: registers what to call when the caller leaves.
@@ -222,12 +244,17 @@ class Model:
         )
         return Answer(classifications, decode, outcome.queue_seconds, outcome.run_seconds, outcome.batch_size)
 
-    def _pixels(self, number: int, picture: Picture, deadline: float | None) -> Pixels:
+    def _pixels(self, number: int, picture: Picture, deadline: float | None) -> Sample:
         spec, most, budget = self.manifest.preprocessing, self._max_pixels, self._budget
         try:
             if isinstance(picture, bytes):
-                return image.decode(picture, spec, max_pixels=most, budget=budget, deadline=deadline)
-            return image.from_pixels(picture, spec, max_pixels=most, budget=budget, deadline=deadline)
+                pixels = image.decode(picture, spec, max_pixels=most, budget=budget, deadline=deadline)
+            elif isinstance(picture, image.Pixels):
+                pixels = image.from_pixels(picture, spec, max_pixels=most, budget=budget, deadline=deadline)
+            else:
+                self.input.check(picture)
+                return picture
+            return self._normalise(pixels)
         except InvalidInput as error:
             raise InvalidInput(error.field.replace("image", f"images[{number}]", 1), error.reason) from None
 
@@ -274,7 +301,9 @@ def load_model(path: Path, name: str, version: int, options: Options, metrics: M
     Raises:
         ModelRejected: no provider that was asked for can run it right; the text says why for each.
     """
-    manifest = read_manifest(path)
+    fields, graph = read_fields(path), read_graph(path)
+    files = [path, *external_files(path, graph)]
+    expected = foreign.expected(fields, graph)
     reasons = []
     for provider in candidates(options.provider, options.available):
         try:
@@ -283,11 +312,13 @@ def load_model(path: Path, name: str, version: int, options: Options, metrics: M
                 provider,
                 intra_op_threads=options.intra_op_threads,
                 max_batch_size=options.max_batch_size,
+                expected=expected,
                 create=options.create_session,
             )
+            manifest, inferred = foreign.complete(fields, session.input, session.classes, graph)
             check_against_manifest(session, manifest)
             costs = session.warm_up()
-            verified = self_test(session.run, manifest, options)
+            verified = self_test(on_pixels(session, manifest), manifest, options)
         except ModelRejected as error:
             reasons.append(f"{provider}: {error}")
             continue
@@ -297,9 +328,18 @@ def load_model(path: Path, name: str, version: int, options: Options, metrics: M
             continue
         if reasons:
             logs.warning("provider passed over", model=name, version=version, reasons="; ".join(reasons))
-        facts = Facts(name, version, provider, manifest.precision, verified, sha256(path))
+        inferred = (*session.assumed, *inferred)
+        if inferred:
+            logs.warning("manifest inferred", model=name, version=version, inferred=", ".join(inferred))
+        facts = Facts(name, version, provider, manifest.precision, verified, sha256(*files), inferred)
         return Model(facts, manifest, session, costs=costs, options=options, metrics=metrics)
     raise ModelRejected("; ".join(reasons) or f"no provider for --provider {options.provider}")
+
+
+def on_pixels(session: Session, manifest: Manifest) -> Callable[[Pixels], Probabilities]:
+    """Return what gives the probabilities of pictures uint8 [N, height, width, channels], whatever the graph takes."""
+    normalise = Normalise(manifest.preprocessing, session.input)
+    return lambda pixels: session.run(normalise.batch(pixels))
 
 
 def check_against_manifest(session: Session, manifest: Manifest) -> None:

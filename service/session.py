@@ -15,8 +15,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from service import logs
+from service import logs, scores, tensors
 from service.errors import ModelRejected, SetupError
+from service.manifest import Scores
+from service.tensors import Expected
 
 Provider = Literal["cuda", "cpu"]
 Create = Callable[..., Any]
@@ -74,14 +76,20 @@ def buckets(max_batch_size: int) -> list[int]:
 
 
 class Session:
-    """One model file on one provider: uint8 [N, H, W, C] in, float32 [N, classes] out.
+    """One model file on one provider: samples as the graph takes them in, probabilities float32 [N, classes] out.
 
     Args:
         model: the ONNX file.
         provider: the execution provider that must run it.
         intra_op_threads: threads that share one batch on the CPU; 0 for all cores that the process may use.
-        max_batch_size: largest batch; its buckets are what `warm_up` runs.
+        max_batch_size: largest batch; its buckets are what `warm_up` runs. A batch that the graph fixes wins.
+        expected: what is known of the graph beside its shapes.
         create: makes the InferenceSession; a test passes a fake.
+
+    Attributes:
+        input: what it takes; its samples may come in any number.
+        classes: how many classes it has.
+        assumed: what was neither said nor found in the graph, and so assumed.
 
     Raises:
         ModelRejected: the provider cannot run it, or its input and output are not those of a classifier.
@@ -94,63 +102,105 @@ class Session:
         *,
         intra_op_threads: int,
         max_batch_size: int,
+        expected: Expected | None = None,
         create: Create | None = None,
     ) -> None:
+        expected = expected or Expected()
         self.provider = provider
-        self.buckets = buckets(max_batch_size)
         self._session = self._open(model, intra_op_threads or cores(), create or _onnxruntime().InferenceSession)
-        for what, found in (("inputs", self._session.get_inputs()), ("outputs", self._session.get_outputs())):
-            if len(found) != 1:
-                raise ModelRejected(f"it has {len(found)} {what}; a classifier has one picture in and one row out")
-        self._input, self._output = self._session.get_inputs()[0], self._session.get_outputs()[0]
-        self._check_shapes()
-        self._names = ([self._output.name], self._input.name)  # asked once: each time costs 3 us
+        self.input, self._fixed, self.assumed = tensors.read_input(self._session.get_inputs(), expected)
+        output, classes = tensors.read_output(self._session.get_outputs())
+        self._names = ([output], self.input.name)  # asked once: each time costs 3 us
+        given = expected.scores(output)
+        self._logits = given == "logits"
+        self.buckets = buckets(max_batch_size)
+        if classes is None or given is None or expected.probe:
+            classes = self._probe(known=given is not None)
+        self.classes = classes
+        if self._fixed is not None:
+            self.buckets = [self._fixed]
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of the input."""
-        _, height, width, channels = self._input.shape
-        return height, width, channels
+        """Height, width and channels of a picture."""
+        return self.input.picture
 
     @property
-    def classes(self) -> int:
-        """How many classes the output has."""
-        return int(self._output.shape[1])
+    def gives(self) -> Scores:
+        """What the graph itself gives; `run` gives probabilities either way."""
+        return "logits" if self._logits else "probabilities"
 
     @property
     def on_own_thread(self) -> bool:
         """Whether only one thread may run it, as GPU providers want."""
         return self.provider != "cpu"
 
-    def run(self, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Return the probabilities [N, classes] of pictures [N, height, width, channels]."""
-        size = len(batch)
-        if self.provider in _FIXED_SHAPES:
-            batch = self._padded(batch)
-        outputs, name = self._names
-        probabilities: npt.NDArray[np.float32] = self._session.run(outputs, {name: batch})[0]
-        return probabilities if len(probabilities) == size else probabilities[:size]
+    def run(self, batch: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """Return the probabilities [N, classes] of N samples, each as `input` says."""
+        rows = self._rows(batch)
+        return scores.softmax(rows) if self._logits else rows
 
     def warm_up(self, clock: Callable[[], float] = time.perf_counter) -> dict[int, float]:
-        """Run every bucket on generated pictures; return the seconds that a batch of each takes.
+        """Run every bucket on generated samples; return the seconds that a batch of each takes.
 
         Raises:
             ModelRejected: an output has the wrong shape, is not finite or does not sum to 1.
         """
-        random = np.random.default_rng(0)
         seconds = {}
         for bucket in self.buckets:
-            batch = random.integers(0, 256, (bucket, *self.input_shape), dtype=np.uint8)
-            check_probabilities(self.run(batch), bucket, self.classes)
+            batch = self.input.generated(bucket)
+            scores.check_probabilities(self.run(batch), bucket, self.classes)
             started = clock()
             self.run(batch)
             seconds[bucket] = clock() - started
         return seconds
 
+    def _rows(self, batch: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """Return what the graph gives for N samples as rows [N, classes]."""
+        size = len(batch)
+        if self._fixed is not None and size != self._fixed:
+            parts = [batch[first : first + self._fixed] for first in range(0, size, self._fixed)]
+            parts[-1] = _padded(parts[-1], self._fixed)
+            return np.concatenate([self._rows(part) for part in parts])[:size]
+        if self.provider in _FIXED_SHAPES and self._fixed is None:
+            batch = _padded(batch, next((bucket for bucket in self.buckets if bucket >= size), size))
+        outputs, name = self._names
+        given: npt.NDArray[Any] = self._session.run(outputs, {name: batch})[0]
+        if given.ndim != 2 or given.dtype != np.float32:
+            given = scores.rows_of(given)
+        return given if len(given) == size else given[:size]
+
+    def _probe(self, *, known: bool) -> int:
+        """Find out by generated samples what the graph does not say; return how many classes it has."""
+        pair = self.input.generated(self._fixed or 2, seed=1)
+        if self._fixed is None:
+            alone = np.concatenate([self._rows(pair[:1]), self._rows(pair[1:])])
+            if not self._same_together(pair, alone):
+                self._fixed = 1
+                self.assumed += ("one picture at a time since its graph answers two together wrongly",)
+        else:
+            alone = self._rows(pair)
+        if not known:
+            self._logits = not scores.are_probabilities(alone)
+            self.assumed += (f"its scores are {self.gives} by what it gives for generated samples",)
+        return int(alone.shape[1])
+
+    def _same_together(self, samples: npt.NDArray[Any], alone: npt.NDArray[np.float32]) -> bool:
+        """Return whether samples get together what each gets alone; a batch of 1 may be fixed inside a graph."""
+        try:
+            together = self._rows(samples)
+        except Exception:  # noqa: BLE001 - a Reshape to [1, -1] fails in the layer behind it
+            return False
+        limit = 1e-3 * max(1.0, float(np.abs(alone).max()))
+        return together.shape == alone.shape and bool(np.abs(together - alone).max() <= limit)
+
     def _open(self, model: Path, threads: int, create: Create) -> Any:  # noqa: ANN401 - onnxruntime has no types
         options = _onnxruntime().SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
+        # Its own lines are none of our log's: warnings of initialisers that old files list twice, and errors that on
+        # the CPU come as exceptions too. A GPU provider that cannot be loaded says why in such a line only.
+        options.log_severity_level = 4 if self.provider == "cpu" else 3
         # Spinning threads take the cores from everybody else: with one busy neighbour 29 ms became 107, without 66.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         name = _NAMES[self.provider]
@@ -170,47 +220,14 @@ class Session:
             _report_placement(session, model, name)
         return session
 
-    def _check_shapes(self) -> None:
-        image, scores = self._input, self._output
-        if (
-            image.type != "tensor(uint8)"
-            or len(image.shape) != 4
-            or not all(isinstance(n, int) for n in image.shape[1:])
-        ):
-            raise ModelRejected(
-                f"its input is {image.type} {image.shape}; it must be tensor(uint8) [N, height, width, channels]"
-            )
-        if scores.type != "tensor(float)" or len(scores.shape) != 2 or not isinstance(scores.shape[1], int):
-            raise ModelRejected(f"its output is {scores.type} {scores.shape}; it must be tensor(float) [N, classes]")
-        if isinstance(image.shape[0], int):
-            raise ModelRejected(f"its batch is fixed at {image.shape[0]}; export it with a free first dimension")
 
-    def _padded(self, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        bucket = next((bucket for bucket in self.buckets if bucket >= len(batch)), len(batch))
-        if bucket == len(batch):
-            return batch
-        padded = np.zeros((bucket, *batch.shape[1:]), np.uint8)
-        padded[: len(batch)] = batch
-        return padded
-
-
-def check_probabilities(probabilities: npt.NDArray[np.float32], pictures: int, classes: int) -> None:
-    """Refuse outputs that are no probabilities.
-
-    Raises:
-        ModelRejected: wrong shape, not finite, or a row that does not sum to 1 within 0.01 (fp16 sums drift by 0.001).
-    """
-    if probabilities.shape != (pictures, classes):
-        raise ModelRejected(
-            f"{pictures} pictures gave an output of shape {probabilities.shape}; expected ({pictures}, {classes})"
-        )
-    if not np.isfinite(probabilities).all():
-        raise ModelRejected("its output holds values that are not finite")
-    if probabilities.min() < 0:
-        raise ModelRejected(f"its output holds {probabilities.min():g}; probabilities are not negative")
-    sums = probabilities.sum(axis=1)
-    if np.abs(sums - 1).max() > 0.01:
-        raise ModelRejected(f"its outputs sum to {sums.min():.3f} to {sums.max():.3f}; probabilities sum to 1")
+def _padded(batch: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
+    """Return a batch of `size`, filled up with zeros."""
+    if len(batch) == size:
+        return batch
+    padded = np.zeros((size, *batch.shape[1:]), batch.dtype)
+    padded[: len(batch)] = batch
+    return padded
 
 
 def _report_placement(session: Any, model: Path, name: str) -> None:  # noqa: ANN401 - onnxruntime has no types

@@ -13,6 +13,7 @@ from service.metrics import Metrics
 from service.model import Facts, Model, Options
 from service.server import Server
 from service.session import Session
+from service.tensors import Tensor
 from tests.onnx_models import LABELS, SPEC
 
 WAIT = 20.0
@@ -31,6 +32,7 @@ class HeldSession:
 
     def __init__(self, answer: Callable[[Batch], npt.NDArray[np.float32]] = uniform) -> None:
         self.on_own_thread = True
+        self.input = Tensor("image", "UINT8", (-1, SPEC.height, SPEC.width, SPEC.channels), "NHWC")
         self.answer = answer
         self.gate = threading.Event()
         self.began = threading.Semaphore(0)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,8 +28,8 @@ def weights(spec: Preprocessing = SPEC, classes: int = len(LABELS), seed: int = 
     return np.asarray(layer, np.float32)
 
 
-def probabilities(batch: npt.NDArray[np.uint8], layer: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Return what the model must answer for a batch of pictures: the same arithmetic in numpy."""
+def probabilities(batch: npt.NDArray[Any], layer: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return what the model must answer for a batch of pictures or samples: the same arithmetic in numpy."""
     scores = batch.reshape(len(batch), -1).astype(np.float32) @ layer
     exponents = np.exp(scores - scores.max(axis=1, keepdims=True))
     return np.asarray(exponents / exponents.sum(axis=1, keepdims=True), np.float32)

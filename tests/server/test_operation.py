@@ -99,7 +99,7 @@ def test_an_empty_file(start_server: StartServer, connect: Connect, repository: 
     (repository / "linear/2" / FILE).write_bytes(b"")
     second, _ = connect(start_server(repository)).models()
     assert second.state == "FAILED"
-    assert "no manifest" in second.reason
+    assert "holds no graph" in second.reason
 
 
 def test_repository_that_is_no_folder(start_server: StartServer, tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ import numpy.typing as npt
 import pytest
 
 from service.errors import ModelRejected, SetupError
-from service.session import Provider, Session, buckets, candidates, check_probabilities, check_runtime, cores
+from service.session import Provider, Session, buckets, candidates, check_runtime, cores
+from service.tensors import Expected
+from tests.foreign_models import layer, samples, write_foreign
 from tests.onnx_models import LABELS, pictures, probabilities, weights, write_model
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -168,19 +170,12 @@ def test_no_model(content: bytes, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("inputs", "output", "text"),
     [
-        ([IMAGE._replace(type="tensor(float)")], SCORES, "input is tensor(float)"),
-        ([IMAGE._replace(shape=["N", 64])], SCORES, "['N', 64]; it must be tensor(uint8) [N, height, width, channels]"),
-        ([IMAGE._replace(shape=["N", "H", "W", 3])], SCORES, "['N', 'H', 'W', 3]"),
-        ([IMAGE._replace(shape=[4, 8, 8, 1])], SCORES, "fixed at 4"),
-        ([IMAGE], SCORES._replace(type="tensor(int64)"), "output is tensor(int64)"),
-        ([IMAGE], SCORES._replace(shape=["N", 4, 1, 1]), "['N', 4, 1, 1]; it must be tensor(float) [N, classes]"),
-        ([IMAGE], SCORES._replace(shape=["N", "classes"]), "['N', 'classes']"),
-        ([IMAGE, IMAGE._replace(name="mask")], SCORES, "2 inputs"),
-        ([], SCORES, "0 inputs"),
+        ([IMAGE._replace(shape=["N", 64])], SCORES, "'image' is tensor(uint8) [N, 64]"),
+        ([IMAGE], SCORES._replace(type="tensor(int64)"), "'probabilities' tensor(int64)"),
     ],
 )
 def test_no_classifier(inputs: list[_Port], output: _Port, text: str) -> None:
-    """A graph whose input and output are no classifier's is refused, and what it has is said."""
+    """A graph whose input or output is no classifier's is refused, and what it has is said."""
     with pytest.raises(ModelRejected) as caught:
         make(_Fake(CUDA, inputs=inputs, output=output))
     assert text in str(caught.value)
@@ -215,28 +210,73 @@ def test_warm_up_times() -> None:
     assert make(_Fake(CUDA), max_batch_size=4).warm_up(clock.__next__) == {1: 1.0, 2: 3.0, 4: 5.0}
 
 
-@pytest.mark.parametrize(
-    ("rows", "text"),
-    [
-        ([[np.nan, 1]], "not finite"),
-        ([[np.inf, 0]], "not finite"),
-        ([[0.5, 0.5], [0.5, 0.5]], "1 pictures gave an output of shape (2, 2); expected (1, 2)"),
-        ([[1.0]], "shape (1, 1)"),
-        ([[0.6, 0.5]], "outputs sum to 1.100 to 1.100"),
-        ([[3.0, 7.0]], "outputs sum to 10.000"),
-        ([[1.5, -0.5]], "-0.5"),
-    ],
-)
-def test_no_probabilities(rows: list[list[float]], text: str) -> None:
-    """Outputs that are no probabilities are refused, and why is said."""
-    with pytest.raises(ModelRejected) as caught:
-        check_probabilities(np.array(rows, np.float32), 1, 2)
-    assert text in str(caught.value)
-
-
 @pytest.mark.parametrize("options", [{"bias": float("nan")}, {"softmax": False}], ids=["NaN", "logits"])
 def test_warm_up_refuses(options: dict[str, Any], tmp_path: Path) -> None:
     """A real model whose outputs are no probabilities does not pass warm-up."""
     session = Session(write_model(tmp_path, **options), "cpu", intra_op_threads=1, max_batch_size=2)
     with pytest.raises(ModelRejected, match="its output"):
         session.warm_up()
+
+
+UNKNOWN = Expected(scores=lambda _: None, probe=True)
+
+
+def foreign(path: Path, largest: int = 8, expected: Expected = UNKNOWN) -> Session:
+    """Return a session of ONNX Runtime of a file of which nothing is known."""
+    return Session(path, "cpu", intra_op_threads=1, max_batch_size=largest, expected=expected)
+
+
+@pytest.mark.parametrize("fixed", [1, 3])
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 7])
+def test_fixed_batch(fixed: int, size: int, tmp_path: Path) -> None:
+    """Where the graph fixes its batch any number of samples is right: run so many at a time, filled up, cut."""
+    session = foreign(write_foreign(tmp_path, batch=fixed))
+    np.testing.assert_allclose(session.run(samples(size)), probabilities(samples(size), layer()), atol=1e-6)
+
+
+@pytest.mark.parametrize(("batch", "buckets"), [(3, [3]), (40, [40]), ("N", [1, 2, 4, 8])])
+def test_fixed_bucket(batch: int | str, buckets: list[int], tmp_path: Path) -> None:
+    """A batch that the graph fixes is the only bucket, whatever the largest batch was to be."""
+    session = foreign(write_foreign(tmp_path, batch=batch))
+    assert session.buckets == buckets
+    assert list(session.warm_up()) == buckets
+
+
+def test_fixed_batch_is_not_padded_to_buckets() -> None:
+    """On CUDA too a fixed batch is run as it is."""
+    fake = _Fake(CUDA, inputs=[IMAGE._replace(shape=[3, 8, 8, 1])])
+    make(fake, max_batch_size=8).run(pictures(5))
+    assert fake.sizes == [3, 3]
+
+
+def test_batch_fixed_inside(tmp_path: Path) -> None:
+    """A graph whose shapes leave the batch free and which takes one all the same is run one at a time, and says so."""
+    session = foreign(write_foreign(tmp_path, batch="N", inside=1))
+    np.testing.assert_allclose(session.run(samples(5)), probabilities(samples(5), layer()), atol=1e-6)
+    assert "one picture at a time since its graph answers two together wrongly" in session.assumed
+
+
+@pytest.mark.parametrize(
+    ("last", "gives"), [([], "logits"), (["Softmax"], "probabilities"), (["LogSoftmax"], "logits")]
+)
+@pytest.mark.parametrize("ones", [False, True])
+@pytest.mark.parametrize("batch", [1, "N"])
+def test_what_it_gives(last: list[str], gives: str, ones: bool, batch: int | str, tmp_path: Path) -> None:  # noqa: FBT001 - parametrized
+    """Whether a graph gives logits or probabilities is found by what it gives; rows of probabilities come of both."""
+    session = foreign(write_foreign(tmp_path, last=last, ones=ones, batch=batch))
+    assert session.gives == gives
+    assert session.assumed == (f"its scores are {gives} by what it gives for generated samples",)
+    np.testing.assert_allclose(session.run(samples(3)), probabilities(samples(3), layer()), atol=1e-6)
+
+
+def test_known_logits(tmp_path: Path) -> None:
+    """Logits that are known as such are not guessed at."""
+    known = Expected(scores=lambda _: "logits")
+    session = foreign(write_foreign(tmp_path, batch="N"), expected=known)
+    assert (session.gives, session.assumed, session.classes) == ("logits", (), 4)
+
+
+def test_nothing_known(tmp_path: Path) -> None:
+    """Without a word about it what the graph gives is passed on as it is."""
+    given = Session(write_foreign(tmp_path), "cpu", intra_op_threads=1, max_batch_size=1).run(samples(1))
+    np.testing.assert_allclose(given, samples(1).reshape(1, -1) @ layer(), rtol=1e-5)
