@@ -85,4 +85,4 @@ def cards(values: Iterable[tuple[str, str, str]]) -> str:
 
 def percent(share: float, digits: int = 2) -> str:
     """Return a share from 0 to 1 as text."""
-    return f"{share:.{digits}%}".replace("%", " %")
+    return f"{share:.{digits}%}".replace("%", "\N{NO-BREAK SPACE}%")

@@ -211,7 +211,7 @@ def _mistakes(report: Report, pictures: Sequence[Images]) -> Iterator[str]:
         yield "<p>None: every picture was classified right.</p>"
         return
     yield (
-        "<p>As the model sees them, the surest first. Some are wrong labels of the data, and worth looking at. The "
+        "<p>As the model sees them, the surest first. Some may be wrong labels of the data. The "
         "number is that of the picture in its part.</p>"
     )
     yield '<div class="sheet">'
