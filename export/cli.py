@@ -67,6 +67,9 @@ def export(
     weights: Annotated[
         Path | None, typer.Option(help="Weight file of torch (.pth) or safetensors.", exists=True, dir_okay=False)
     ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Write explain.onnx too, from which `saccade explain` works without onnx.")
+    ] = False,
     labels: Annotated[
         Path | None,
         typer.Option(help="Of an ONNX file or with --weights: one label a line.", exists=True, dir_okay=False),
@@ -117,16 +120,16 @@ def export(
             transform_input=transform_input,
             accuracy=None if accuracy is None else accuracy / 100,
         )
-        version, summed_up = _export_published(load, repository, name)
+        version, summed_up = _export_published(load, repository, name, explain=explain)
     elif accuracy is not None or transform_input is not None:
         raise typer.BadParameter("--accuracy and --transform-input go with --weights FILE")
     elif Path(source).is_file():
-        version, summed_up = _export_file(Path(source), repository, name, labels, preset)
+        version, summed_up = _export_file(Path(source), repository, name, labels, preset, explain=explain)
     elif labels or preset:
         raise typer.BadParameter("--labels and --preset go with --weights or an ONNX file; a run knows its own")
     else:
         _need_extra()
-        version, parity = run_export(_run_folder(source), repository, name, data_folder)
+        version, parity = run_export(_run_folder(source), repository, name, data_folder, explain=explain)
         summed_up = summary(parity)
     typer.echo(f"{version}: {summed_up}; next: saccade serve --repository {repository}")
 
@@ -158,13 +161,15 @@ def run_training(recipe: "Recipe", run: Path, data_folder: Path | None) -> "Chec
         return training.train(recipe, pictures, run, advance)
 
 
-def run_export(run: Path, repository: Path, name: str, data_folder: Path | None) -> tuple[Path, "Parity"]:
+def run_export(
+    run: Path, repository: Path, name: str, data_folder: Path | None, *, explain: bool = False
+) -> tuple[Path, "Parity"]:
     """Export, verify, self-test and publish; return the version's folder and how close the file is."""
     import tempfile
 
     from rich.console import Console
 
-    from export import checkpoint, data, onnx_export, verify
+    from export import checkpoint, data, onnx_export, report, verify
     from export.publish import publish
 
     trained = checkpoint.load(run)
@@ -174,26 +179,45 @@ def run_export(run: Path, repository: Path, name: str, data_folder: Path | None)
         onnx_export.export_graph(trained, path)
         status.update("verifying")
         parity = verify.verify(trained, path, pictures.validation)
-        onnx_export.write_manifest(path, onnx_export.make_manifest(trained, pictures, accuracy=parity.accuracy))
+        found = report.summary(pictures.name, "validation", pictures.validation.labels, parity.answers)
+        onnx_export.write_manifest(
+            path, onnx_export.make_manifest(trained, pictures, accuracy=parity.accuracy, evaluation=found)
+        )
         verify.check_loads(path)
         status.update("publishing")
-        return publish(path, repository, name or trained.recipe.name), parity
+        return publish(path, repository, name or trained.recipe.name, _beside(path, explain=explain)), parity
 
 
-def _export_file(path: Path, repository: Path, name: str, labels: Path | None, preset: str) -> tuple[Path, str]:
+def _beside(path: Path, *, explain: bool) -> dict[str, Path]:
+    """Return what is published beside a file, made next to it."""
+    from export import explain_graph, plan
+
+    beside = {plan.FILE: path.with_name(plan.FILE)} if explain else {}
+    for target in beside.values():
+        explain_graph.write(path, target)
+    return beside
+
+
+def _export_file(
+    path: Path, repository: Path, name: str, labels: Path | None, preset: str, *, explain: bool
+) -> tuple[Path, str]:
     """Make a copy of a foreign file self-describing and publish it; return the version's folder and a summary."""
     from rich.console import Console
 
     from export.foreign import export_file
 
     with Console(stderr=True).status("reading") as status:
-        done = export_file(path, repository, name=name, labels=labels, preset=preset, say=status.update)
+        done = export_file(
+            path, repository, name=name, labels=labels, preset=preset, explain=explain, say=status.update
+        )
     for sentence in done.inferred:
         typer.echo(f"inferred: {sentence}", err=True)
     return done.version, f"{done.samples} golden samples"
 
 
-def _export_published(load: "Callable[[], Published]", repository: Path, name: str) -> tuple[Path, str]:
+def _export_published(
+    load: "Callable[[], Published]", repository: Path, name: str, *, explain: bool
+) -> tuple[Path, str]:
     """Export, verify, self-test and publish weights; return the version's folder and how close the file is."""
     import tempfile
 
@@ -207,7 +231,8 @@ def _export_published(load: "Callable[[], Published]", repository: Path, name: s
         network = load()
         written = published.write(network, path, status.update)
         status.update("publishing")
-        version = publish(path, repository, name or network.architecture.partition(":")[0])
+        name = name or network.architecture.partition(":")[0]
+        version = publish(path, repository, name, _beside(path, explain=explain))
     for note in written.notes:
         typer.echo(f"note: {note}", err=True)
     apart = f"parity {written.difference.probabilities:.1e} on probabilities, {written.difference.logits:.1e} on logits"

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from export import drawn, presets
+from export import drawn, plan, presets
 from export.publish import FILE, publish
 from service import foreign, image, protobuf
 from service.errors import SetupError
@@ -47,6 +47,7 @@ def export_file(
     name: str = "",
     labels: Path | None = None,
     preset: str = "",
+    explain: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> Exported:
     """Publish a copy of an ONNX classifier that carries its manifest, as the next version of a model.
@@ -61,6 +62,7 @@ def export_file(
         name: of the model; empty: the file's, without its suffix.
         labels: a text file, one label a line.
         preset: the name of one of export.presets; empty: inferred.
+        explain: whether explain.onnx goes with it, see export.explain_graph.
         say: told what is being done.
 
     Raises:
@@ -84,6 +86,11 @@ def export_file(
         write_manifest(path, copy, manifest)
         say("checking that it loads")
         check_loads(copy)
+        if explain:
+            from export import explain_graph
+
+            beside[plan.FILE] = copy.with_name(plan.FILE)
+            explain_graph.write(copy, beside[plan.FILE])
         say("publishing")
         return Exported(publish(copy, repository, name, beside), inferred, len(manifest.golden_samples))
 

@@ -2,9 +2,11 @@
 
 import importlib.metadata
 import logging
+import os
+import shutil
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from export.checkpoint import Checkpoint, Trained
 from export.data import Data, Images, prepare
 from service import image
 from service.errors import SetupError
-from service.manifest import KEY, GoldenSample, Manifest, golden_sample
+from service.manifest import KEY, Evaluation, GoldenSample, Manifest, golden_sample
 
 INPUT, OUTPUT = "image", "probabilities"
 GOLDEN_SAMPLES = 8
@@ -68,14 +70,32 @@ def strip(model: onnx.ModelProto) -> None:
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
-    """Put the manifest into the metadata of an ONNX file."""
-    model = onnx.load(path)
-    onnx.helper.set_model_props(model, {KEY: manifest.to_json()})
-    onnx.save(model, path)
+    """Put the manifest into the metadata of an ONNX file, by rename: a reader sees the old file or the new one.
+
+    Raises:
+        SetupError: the file cannot be written; it is left as it was.
+    """
+    model = onnx.load(path, load_external_data=False)
+    others = {entry.key: entry.value for entry in model.metadata_props}
+    onnx.helper.set_model_props(model, others | {KEY: manifest.to_json()})
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(model.SerializeToString())
+            file.flush()
+            os.fsync(file.fileno())  # the rename must never be on the disk before the contents
+        shutil.copymode(path, partial)
+        partial.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise SetupError(f"{path} cannot be written: {error.strerror}") from None
 
 
-def make_manifest(checkpoint: Checkpoint, data: Data, *, accuracy: float) -> Manifest:
-    """Return the manifest of a checkpoint's file; `accuracy` is the file's own, on the validation split."""
+def make_manifest(
+    checkpoint: Checkpoint, data: Data, *, accuracy: float, evaluation: Evaluation | None = None
+) -> Manifest:
+    """Return the manifest of a checkpoint's file; accuracy and evaluation are its own, on the validation split."""
     recipe = checkpoint.recipe
     return Manifest(
         architecture=recipe.architecture,
@@ -84,6 +104,7 @@ def make_manifest(checkpoint: Checkpoint, data: Data, *, accuracy: float) -> Man
         precision="fp32",
         data=f"{data.name}, {len(data.train):,} pictures; accuracy on {len(data.validation):,} others",
         accuracy=accuracy,
+        evaluation=evaluation,
         recipe=recipe.fields(),
         versions={name: importlib.metadata.version(name) for name in ("saccade", "torch", "onnx")},
         golden_samples=golden_samples(checkpoint, data),

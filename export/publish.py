@@ -19,7 +19,7 @@ def publish(path: Path, repository: Path, name: str, beside: Mapping[str, Path] 
         path: the model file.
         repository: the model repository.
         name: of the model.
-        beside: its external weight files, by their place in the version's folder.
+        beside: files that go with it, by their place in the version's folder.
 
     Raises:
         SetupError: the repository cannot be written; nothing of the new version is left behind.

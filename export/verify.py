@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 
 from export.checkpoint import Checkpoint, Classifier
 from export.data import Pictures
-from export.evaluate import accuracy
+from export.evaluate import accuracy, batches
 from export.onnx_export import encode, with_output
 from service import image
 from service.errors import ModelRejected
@@ -37,11 +37,15 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """Largest differences between file and trained network, and the file's accuracy through the serving path."""
+    """Largest differences between file and trained network, and the file's accuracy through the serving path.
+
+    `answers` are the file's probabilities [N, classes] on the validation split, for whatever else follows from them.
+    """
 
     probabilities: float
     logits: float
     accuracy: float
+    answers: npt.NDArray[np.float32] = field(repr=False)
 
 
 def verify(checkpoint: Checkpoint, path: Path, validation: Pictures) -> Parity:
@@ -54,11 +58,12 @@ def verify(checkpoint: Checkpoint, path: Path, validation: Pictures) -> Parity:
     classifier = checkpoint.classifier()
     difference = compare(classifier, path, images, batch_sizes=(1, 2, LARGEST_BATCH))
     run = _session(path, LARGEST_BATCH).run
-    reached = accuracy(run, images, validation.labels, batch_size=LARGEST_BATCH)
+    answers = np.concatenate([run(images[part]) for part in batches(len(images), LARGEST_BATCH)])
+    reached = float((answers.argmax(axis=1) == validation.labels).mean())
     trained = accuracy(classifier.predict, images, validation.labels)
     if reached != trained:
         raise ModelRejected(f"the file's accuracy is {reached:.4%}, the trained network's {trained:.4%}")
-    return Parity(difference.probabilities, difference.logits, reached)
+    return Parity(difference.probabilities, difference.logits, reached, answers)
 
 
 def decoded(encoded: Sequence[bytes], spec: Preprocessing) -> Images:

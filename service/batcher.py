@@ -446,7 +446,7 @@ class Batcher(Generic[Item, Result]):
         if entry.over:
             return False
         entry.over = True
-        if entry.taken < len(entry.items):
+        if entry.taken < len(entry.items) or not entry.items:
             self._places -= len(entry.items) - entry.taken
             if not keep_queued:
                 self._queue.remove(entry)

@@ -93,6 +93,21 @@ class GoldenSample(Frozen):
     probabilities: tuple[Probability, ...]
 
 
+class Evaluation(Frozen):
+    """How good this very file was on a part of a data set, measured through the serving path."""
+
+    data: str
+    split: Literal["train", "validation", "test", "all"]
+    pictures: int = Field(ge=1)
+    accuracy: Probability
+    top5_accuracy: Probability | None = None
+    """None with five classes or fewer, where it would say nothing."""
+    cross_entropy: float = Field(ge=0)
+    """In nats a picture."""
+    macro_f1: Probability
+    calibration_error: Probability
+
+
 class Manifest(Frozen):
     """Format 1. Fields that are not here are ignored; another format number is refused."""
 
@@ -107,6 +122,8 @@ class Manifest(Frozen):
     """What it was trained and measured on."""
     accuracy: Probability | None = None
     """Top-1 on the validation split, measured on this very file; or as published, where `data` says so."""
+    evaluation: Evaluation | None = None
+    """The last one that `saccade export` or `saccade evaluate --write-manifest` made."""
     recipe: dict[str, str | int | float | bool] = {}
     """How it was trained, field by field."""
     versions: dict[str, str] = {}

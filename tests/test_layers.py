@@ -49,6 +49,8 @@ EXPORT_MAY_USE = {
     "service.image",
     "service.session",
     "service.model",
+    "service.normalise",
+    "service.scores",
     "service.errors",
     "service.client",
     "service.protobuf",
@@ -57,7 +59,7 @@ OWNERS = {
     "onnxruntime": {"service/session.py"},
     "PIL": {"service/image.py"},
     "prometheus_client": {"service/metrics.py"},
-    "typer": {"service/cli.py", "export/cli.py"},
+    "typer": {"service/cli.py", "export/cli.py", "export/cli_evaluate.py"},
 }
 FORBIDDEN_TO_SERVE = {"torch", "onnx", "onnxscript", "sklearn", "matplotlib", "export"}
 

@@ -11,7 +11,7 @@ import torch
 from export import architectures, onnx_export, verify
 from export.checkpoint import Checkpoint
 from export.data import Data
-from service.errors import ModelRejected
+from service.errors import ModelRejected, SetupError
 from service.manifest import KEY, read_manifest
 
 
@@ -61,6 +61,25 @@ def test_manifest(exported: Path, trained: Checkpoint, digits: Data) -> None:
     assert manifest.recipe == trained.recipe.fields()
     assert manifest.versions["torch"] == importlib.metadata.version("torch")
     assert re.match(r"digits, 1,258 pictures", manifest.data)
+
+
+def test_other_metadata_stay(exported: Path, tmp_path: Path) -> None:
+    """Writing a manifest leaves what other tools wrote into the metadata."""
+    model, path = onnx.load(exported), tmp_path / "model.onnx"
+    onnx.helper.set_model_props(model, {"author": "somebody"})
+    onnx.save(model, path)
+    onnx_export.write_manifest(path, read_manifest(exported))
+    assert {entry.key for entry in onnx.load(path).metadata_props} == {"author", KEY}
+
+
+def test_a_manifest_that_cannot_be_written(exported: Path, tmp_path: Path) -> None:
+    """Where the new file cannot be written the old one stays as it was, and the error names it."""
+    path = tmp_path / "model.onnx"
+    path.write_bytes(exported.read_bytes())
+    (tmp_path / ".model.onnx.partial").mkdir()
+    with pytest.raises(SetupError, match=r"model\.onnx cannot be written"):
+        onnx_export.write_manifest(path, read_manifest(exported).model_copy(update={"data": "other"}))
+    assert path.read_bytes() == exported.read_bytes()
 
 
 def test_golden_samples(exported: Path, digits: Data) -> None:

@@ -9,7 +9,17 @@ import pytest
 from onnx import helper
 
 from service.errors import ModelRejected
-from service.manifest import KEY, MAX_BYTES, Manifest, Preprocessing, golden_sample, metadata, read_manifest, sha256
+from service.manifest import (
+    KEY,
+    MAX_BYTES,
+    Evaluation,
+    Manifest,
+    Preprocessing,
+    golden_sample,
+    metadata,
+    read_manifest,
+    sha256,
+)
 from tests.onnx_models import LABELS, SPEC, write_model
 
 ROOT = Path(__file__).parents[3]
@@ -23,6 +33,15 @@ FULL = Manifest(
     precision="fp16",
     data="MNIST, test split",
     accuracy=0.9912,
+    evaluation=Evaluation(
+        data="mnist",
+        split="test",
+        pictures=10_000,
+        accuracy=0.99,
+        cross_entropy=0.03,
+        macro_f1=0.98,
+        calibration_error=0.01,
+    ),
     recipe={"epochs": 10, "rate": 0.1, "optimizer": "sgd", "augment": True, "whole": 1.0},
     versions={"torch": "2.9"},
     golden_samples=(golden_sample(bytes(range(256)), 2, [0.1, 0.2, 1 / 3, 1e-30]),),

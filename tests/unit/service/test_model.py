@@ -22,8 +22,9 @@ from service.errors import DeadlineExceeded, InferenceFailed, InvalidInput, Mode
 from service.image import Pixels
 from service.manifest import Manifest, Precision, golden_sample, sha256
 from service.metrics import Metrics
-from service.model import TOLERANCE, Facts, Model, Options, Picture, best_of, load_model, self_test
+from service.model import TOLERANCE, Facts, Model, Options, Picture, load_model, self_test
 from service.model import Answer as ModelAnswer
+from service.scores import best_of
 from service.session import Session
 from tests.fakes import WAIT, HeldSession, Job
 from tests.onnx_models import LABELS, SPEC, pictures, probabilities, weights, write_model

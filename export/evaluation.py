@@ -1,0 +1,165 @@
+"""One evaluation, from a model file and a data set to report.json and report.html."""
+
+import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from export import data, evaluate, foreign, measure, report_page
+from export import report as reports
+from export.data import Data, Images, Indices
+from export.evaluate import Probabilities
+from export.measure import Opened, Part, Split
+from export.model_file import ModelFile
+from export.report import Comparison, Report
+from service import image
+from service.errors import SetupError
+from service.manifest import KEY, Manifest, Preprocessing, metadata
+
+JSON, PAGE = "report.json", "report.html"
+SHEET_SIDE = 112
+"""Pixels of the longer side of a picture on the contact sheet, at most."""
+
+Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+"""Opened with what is done and how many pictures there are; told how many were done more."""
+
+
+def silent(_what: str, _total: int) -> AbstractContextManager[Callable[[int], None]]:
+    """Show no progress."""
+    return nullcontext(lambda _: None)
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """One model on one part of a data set.
+
+    Attributes:
+        opened: the model.
+        source: the data set that `part` is of, and how export.data calls it.
+        part: the pictures.
+        true: their classes, by the model's index.
+        probabilities: what the model answered, [N, classes].
+        report: what follows from that.
+    """
+
+    opened: Opened
+    source: tuple[Data, str]
+    part: Part
+    true: Indices
+    probabilities: Probabilities
+    report: Report
+
+    @property
+    def right(self) -> evaluate.Flags:
+        """Which pictures were classified right."""
+        return np.asarray(self.probabilities.argmax(axis=1) == self.true)
+
+
+def run(
+    file: ModelFile,
+    name: str = "",
+    folder: Path | None = None,
+    split: Split | None = None,
+    *,
+    provider: str = "cpu",
+    progress: Progress = silent,
+) -> Evaluated:
+    """Measure a model file.
+
+    Args:
+        file: the model.
+        name: of the data set, see export.data; the one of the model's recipe if empty.
+        folder: of the data, where they are files.
+        split: which part; see measure.choose.
+        provider: execution provider.
+        progress: shows how far it is.
+
+    Raises:
+        ModelRejected: the file cannot be served.
+        SetupError: the data cannot be read, or their classes are not the model's.
+    """
+    opened = measure.open_model(file, provider)
+    name = name or str(opened.manifest.recipe.get("data", ""))
+    if not name:
+        raise SetupError(f"{file.path} does not say what it was trained on; name the data by --data")
+    seed = measure.seed_of(opened.manifest)
+    loaded = data.load(name, folder, seed=seed)
+    return _measured(opened, (loaded, name), measure.choose(loaded, split, seed), progress)
+
+
+def beside(first: Evaluated, file: ModelFile, *, provider: str = "cpu", progress: Progress = silent) -> Comparison:
+    """Measure a second model on the very pictures of the first.
+
+    Raises:
+        ModelRejected: the file cannot be served.
+        SetupError: the data's classes are not the model's.
+    """
+    second = _measured(measure.open_model(file, provider), first.source, first.part, progress)
+    return Comparison(second.report, evaluate.mcnemar(first.right, second.right))
+
+
+def _measured(opened: Opened, source: tuple[Data, str], part: Part, progress: Progress) -> Evaluated:
+    true = measure.true_indices(part, opened.manifest.labels)
+    with progress(f"evaluating {opened.file.title}", len(true)) as advance:
+        probabilities = measure.answers(opened, part, advance)
+    doubts = [f"{opened.file.title}: {text}" for text in measure.doubts(opened.manifest, *source, part)]
+    report = reports.make(opened, part, true, probabilities, doubts)
+    return Evaluated(opened, source, part, true, probabilities, report)
+
+
+def write(evaluated: Evaluated, folder: Path, comparison: Comparison | None = None) -> str:
+    """Write report.json and report.html into a folder, which is made; return the text of report.json.
+
+    Raises:
+        SetupError: it cannot be written.
+    """
+    text = reports.to_json(evaluated.report, comparison)
+    page = report_page.render(evaluated.report, _mistakes(evaluated), comparison)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / JSON).write_text(text, encoding="utf-8")
+        (folder / PAGE).write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise SetupError(f"{folder} cannot be written: {error.strerror}; name another folder by --output") from None
+    return text
+
+
+def _mistakes(evaluated: Evaluated) -> list[Images]:
+    """Return the pictures of the report's mistakes as the model sees them, small enough for a page."""
+    numbers = [mistake.picture for mistake in evaluated.report.mistakes]
+    spec = evaluated.opened.manifest.preprocessing
+    if not numbers:
+        return []
+    seen = measure.pixels(evaluated.part.pictures, spec, numbers)
+    scale = min(1.0, SHEET_SIDE / max(spec.height, spec.width))
+    small = Preprocessing(
+        height=max(1, round(spec.height * scale)), width=max(1, round(spec.width * scale)), channels=spec.channels
+    )
+    return [image.from_array(picture, small) for picture in seen]
+
+
+def record(evaluated: Evaluated) -> None:
+    """Write the summary into the manifest inside the model file, by rename; the file's sha256 changes.
+
+    A manifest that does not yet say how accurate the file is learns that too.
+
+    Raises:
+        SetupError: the file carries no manifest, or cannot be written.
+    """
+    path, part = evaluated.opened.file.path, evaluated.part
+    summary = reports.summary(part.data, part.split, evaluated.true, evaluated.probabilities)
+    text = metadata(path).get(KEY)
+    if text is None:
+        raise SetupError(f"{path} carries no manifest to write into; make it with `saccade export` first")
+    manifest = Manifest.model_validate_json(text)
+    known = {} if manifest.accuracy is not None else {"accuracy": summary.accuracy}
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        foreign.write_manifest(path, partial, manifest.model_copy(update={"evaluation": summary, **known}))
+        shutil.copymode(path, partial)
+        partial.replace(path)
+    except OSError as error:
+        raise SetupError(f"{path} cannot be written: {error.strerror}") from None
