@@ -23,7 +23,7 @@ def lively(network: nn.Module, channels: Literal[1, 3], size: int) -> nn.Module:
     As networks start, their logits are all but the same for every picture, which no comparison of probabilities sees.
     """
     torch.manual_seed(0)
-    for module in network.modules():
+    for name, module in network.named_modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(module.weight)
             if module.bias is not None:
@@ -32,8 +32,15 @@ def lively(network: nn.Module, channels: Literal[1, 3], size: int) -> nn.Module:
             module.momentum = None  # statistics of all batches alike, so of the only one
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, std=0.2)
+            if name.startswith("layer") and not isinstance(
+                network.get_submodule(name.rpartition(".")[0]), nn.Sequential
+            ):
+                # Residual branches weigh little in trained networks; at full weight fifty of them make chaos.
+                module.weight.data *= 0.3
     spec = Preprocessing(height=size, width=size, channels=channels)
-    drawings = np.stack([image.from_array(picture, spec) for picture in drawn.pictures(4, channels, seed=1)])
+    drawings = np.stack(
+        [image.from_array(picture, spec) for picture in drawn.pictures(16 if size < 64 else 4, channels, seed=1)]
+    )
     pictures = torch.from_numpy(drawings).permute(0, 3, 1, 2) / 64 - 2
     with torch.no_grad():
         network.train()(pictures)

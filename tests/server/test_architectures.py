@@ -10,6 +10,7 @@ from export import architectures, drawn, presets, published
 from export.publish import publish
 from export.verify import decoded
 from service import image
+from service.model import TOLERANCE
 from tests.conftest import Connect, StartServer
 from tests.networks import lively
 
@@ -53,7 +54,7 @@ def check_served(
     answer[[entry.index for entry in categories]] = [entry.probability for entry in categories]
     with torch.inference_mode():
         logits = network.eval()(normalised(decoded([picture], loaded.spec), name, preset))
-    np.testing.assert_allclose(answer, functional.softmax(logits, dim=1)[0].numpy(), atol=1e-5)
+    np.testing.assert_allclose(answer, functional.softmax(logits, dim=1)[0].numpy(), atol=TOLERANCE["fp32"])
     assert client.models()[0].verified
 
 

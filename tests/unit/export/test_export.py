@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from export import architectures, onnx_export, verify
-from export.checkpoint import Checkpoint
+from export.checkpoint import Checkpoint, Classifier
 from export.data import Data
 from service.errors import ModelRejected, SetupError
 from service.manifest import KEY, read_manifest
@@ -119,6 +119,19 @@ def test_a_slightly_wrong_file_is_not_verified(
     onnx.save(model, tmp_path / "off.onnx")
     with pytest.raises(ModelRejected, match="differ"):
         verify.verify(trained, tmp_path / "off.onnx", digits.validation)
+
+
+def test_rounding_is_seen() -> None:
+    """The rounding of a network that loses digits is what float32 loses; that of a plain one is next to none."""
+    images = np.random.default_rng(0).integers(0, 256, (4, 1, 1, 1), dtype=np.uint8)
+
+    def network(offset: float) -> Classifier:
+        layer = torch.nn.Linear(1, 2)
+        layer.weight.data, layer.bias.data = torch.tensor([[1.0], [0.0]]), torch.tensor([offset, offset])
+        return Classifier(torch.nn.Sequential(torch.nn.Flatten(), layer), (0.5,), (0.3,)).eval()
+
+    assert verify.rounding(network(0.0), images) < 1e-7
+    assert 1e-4 < verify.rounding(network(1e5), images) < 1e-2
 
 
 def test_a_file_that_gives_nan_is_not_verified(
