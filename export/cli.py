@@ -29,6 +29,7 @@ def train(
     data_folder: DataFolder = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Instead of the recipe's.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on after the run's last whole epoch.")] = False,
 ) -> None:
     """Train a network by a recipe.
 
@@ -48,7 +49,7 @@ def train(
         seed=chosen.seed if seed is None else seed,
     )
     run = run or Path("runs") / chosen.name
-    trained = run_training(chosen, run, data_folder)
+    trained = run_training(chosen, run, data_folder, resume=resume)
     typer.echo(f"{run}: {trained.accuracy:.2%} of the validation split; next: saccade export {run} --repository models")
 
 
@@ -89,14 +90,14 @@ def demo(
     show(repository, run)
 
 
-def run_training(recipe: "Recipe", run: Path, data_folder: Path | None) -> "Checkpoint":
+def run_training(recipe: "Recipe", run: Path, data_folder: Path | None, *, resume: bool = False) -> "Checkpoint":
     """Train with a progress bar on the terminal."""
     from export import data
     from export import train as training
 
     pictures = data.load(recipe.data, data_folder, seed=recipe.seed)
     with _epochs(recipe.epochs, f"training {recipe.name}") as advance:
-        return training.train(recipe, pictures, run, advance)
+        return training.train(recipe, pictures, run, advance, resume=resume)
 
 
 def run_export(run: Path, repository: Path, name: str, data_folder: Path | None) -> tuple[Path, "Parity"]:
@@ -142,7 +143,17 @@ def _epochs(total: int, what: str) -> "Iterator[Callable[[Epoch], None]]":
     ]
     with Progress(*columns) as progress:
         task = progress.add_task(what, total=total, loss=float("nan"), accuracy=0.0)
-        yield lambda epoch: progress.update(task, completed=epoch.epoch, loss=epoch.loss, accuracy=epoch.accuracy)
+
+        def advance(epoch: "Epoch") -> None:
+            progress.update(task, completed=epoch.epoch, loss=epoch.loss, accuracy=epoch.accuracy)
+            if not progress.console.is_terminal:  # a bar is drawn on terminals only; a log gets lines
+                left = (total - epoch.epoch) * epoch.seconds
+                print(
+                    f"epoch {epoch.epoch}/{total}: loss {epoch.loss:.3f}, accuracy {epoch.accuracy:.2%}, {epoch.images_per_second:.0f} images/s, {left / 60:.0f} min left",
+                    flush=True,
+                )
+
+        yield advance
 
 
 def _need_extra() -> None:

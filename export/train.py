@@ -1,4 +1,4 @@
-"""Training: one readable loop, seeded, with a checkpoint of the best epoch and a CSV log."""
+"""Training: one readable loop, seeded, with a checkpoint of the best epoch, a CSV log and exact resume."""
 
 import csv
 import math
@@ -6,35 +6,45 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from export import architectures, checkpoint
 from export.checkpoint import Checkpoint
 from export.data import Data, prepare
 from export.evaluate import accuracy
 from export.recipes import Recipe
+from export.step import Steps
+from service.errors import SetupError
 from service.manifest import Preprocessing
 
 LOG = "log.csv"
+STATE = "state.pt"
 
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """One pass over the training split: mean loss, top-1 on the validation split, seconds."""
+    """One pass over the training split: mean loss, top-1 on the validation split, seconds, pictures a second."""
 
     epoch: int
     loss: float
     accuracy: float
     seconds: float
+    images_per_second: float
 
 
-def train(recipe: Recipe, data: Data, run: Path, on_epoch: Callable[[Epoch], None] = lambda _: None) -> Checkpoint:
+def train(
+    recipe: Recipe,
+    data: Data,
+    run: Path,
+    on_epoch: Callable[[Epoch], None] = lambda _: None,
+    *,
+    resume: bool = False,
+) -> Checkpoint:
     """Train by the recipe; leave checkpoint.pt and log.csv in `run` and return the best epoch by validation accuracy.
 
     Args:
@@ -42,41 +52,67 @@ def train(recipe: Recipe, data: Data, run: Path, on_epoch: Callable[[Epoch], Non
         data: what to do it on.
         run: folder of this run; it is made.
         on_epoch: told of every epoch.
+        resume: go on after the last whole epoch of this run, to the same result as if it had never stopped.
     """
     torch.manual_seed(recipe.seed)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     trained, images = _untrained(recipe, data)
-    model = trained.classifier()
-    pictures, labels = torch.from_numpy(images), torch.from_numpy(data.train.labels)
+    pictures, labels = torch.from_numpy(images).to(device), torch.from_numpy(data.train.labels).to(device)
     validation = prepare(data.validation, trained.spec)
-    steps = recipe.epochs * math.ceil(len(labels) / recipe.batch_size)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, total_steps=steps)
+    total = recipe.epochs * math.ceil(len(labels) / recipe.batch_size)
+    steps = Steps(recipe, trained.classifier(), total=total, device=device)
+    trained = replace(trained, network=steps.average.network)
     run.mkdir(parents=True, exist_ok=True)
+    rows: list[list[float]] = []
+    if resume:
+        state = _load_state(run)
+        steps.restore(state["steps"])
+        rows = state["rows"]
+        trained = replace(trained, accuracy=state["accuracy"])
+    for number in range(len(rows) + 1, recipe.epochs + 1):
+        started = time.perf_counter()
+        loss = _pass(steps, pictures, labels, recipe.batch_size)
+        rate = len(labels) / (time.perf_counter() - started)
+        reached = accuracy(steps.average.eval().predict, validation, data.validation.labels)
+        epoch = Epoch(number, loss, reached, time.perf_counter() - started, rate)
+        rows.append([getattr(epoch, column) for column in Epoch.__slots__])
+        if reached >= trained.accuracy:  # of equals the later one: it was trained longer, at a lower rate
+            trained = replace(trained, accuracy=reached)
+            checkpoint.save(trained, run)
+        _save_state(run, {"steps": steps.state(), "rows": rows, "accuracy": trained.accuracy})
+        _write_log(run, rows)
+        on_epoch(epoch)
+    return checkpoint.load(run)
+
+
+def _pass(steps: Steps, pictures: Tensor, labels: Tensor, batch_size: int) -> float:
+    """Learn from every picture once, in a new order; return the mean loss."""
+    steps.model.train()
+    total = torch.zeros((), device=labels.device)
+    for batch in torch.split(torch.randperm(len(labels)).to(labels.device), batch_size):
+        total += steps.step(pictures[batch], labels[batch]) * len(batch)
+    return float(total) / len(labels)
+
+
+def _save_state(run: Path, state: dict[str, Any]) -> None:
+    partial = run / f"{STATE}.partial"
+    torch.save(state, partial)
+    partial.replace(run / STATE)
+
+
+def _load_state(run: Path) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = torch.load(run / STATE, weights_only=True)
+    except FileNotFoundError:
+        raise SetupError(f"{run} holds no {STATE}: nothing to resume; start without --resume") from None
+    return state
+
+
+def _write_log(run: Path, rows: list[list[float]]) -> None:
     with (run / LOG).open("w", newline="") as file:
         log = csv.writer(file)
         log.writerow(Epoch.__slots__)
-        for number in range(1, recipe.epochs + 1):
-            started = time.perf_counter()
-            model.train()
-            total = 0.0
-            for batch in torch.split(torch.randperm(len(labels)), recipe.batch_size):
-                logits = model.network(augment(model.normalise(pictures[batch]), recipe))
-                loss = functional.cross_entropy(logits, labels[batch], label_smoothing=recipe.label_smoothing)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                schedule.step()
-                total += loss.item() * len(batch)
-            model.eval()
-            reached = accuracy(model.predict, validation, data.validation.labels)
-            epoch = Epoch(number, total / len(labels), reached, time.perf_counter() - started)
-            log.writerow([getattr(epoch, column) for column in Epoch.__slots__])
-            file.flush()
-            on_epoch(epoch)
-            if reached >= trained.accuracy:  # of equals the later one: it was trained longer, at a lower rate
-                trained = replace(trained, accuracy=reached)
-                checkpoint.save(trained, run)
-    return checkpoint.load(run)
+        log.writerows(rows)
 
 
 def _untrained(recipe: Recipe, data: Data) -> tuple[Checkpoint, npt.NDArray[np.uint8]]:
@@ -88,28 +124,6 @@ def _untrained(recipe: Recipe, data: Data) -> tuple[Checkpoint, npt.NDArray[np.u
     mean, std = channel_statistics(images)
     network = architecture.build(channels, len(data.classes))
     return Checkpoint(recipe, data.classes, spec, mean, std, accuracy=0.0, network=network), images
-
-
-def augment(inputs: Tensor, recipe: Recipe) -> Tensor:
-    """Return normalised pictures [N, C, H, W], each shifted, scaled and rotated at random as the recipe allows."""
-    count = len(inputs)
-    if recipe.invert:
-        # Around the middle grey of the batch: what is outside the picture stays outside.
-        middle = (inputs.amax() + inputs.amin()) / 2
-        flip = torch.rand(count, 1, 1, 1) < recipe.invert
-        inputs = torch.where(flip, 2 * middle - inputs, inputs)
-    if not (recipe.shift or recipe.scale or recipe.rotate):
-        return inputs
-
-    def uniform(bound: float) -> Tensor:
-        return (torch.rand(count) * 2 - 1) * bound
-
-    angle, size = uniform(math.radians(recipe.rotate)), 1 + uniform(recipe.scale)
-    cosine, sine = angle.cos() / size, angle.sin() / size
-    across, down = uniform(2 * recipe.shift), uniform(2 * recipe.shift)
-    matrix = torch.stack([torch.stack([cosine, -sine, across], 1), torch.stack([sine, cosine, down], 1)], 1)
-    grid = functional.affine_grid(matrix, list(inputs.shape), align_corners=False)
-    return functional.grid_sample(inputs, grid, padding_mode="border", align_corners=False)
 
 
 def channel_statistics(images: npt.NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from export.architectures import lenet
+from export.architectures import lenet, resnet_cifar
 from service.errors import SetupError
 
 
@@ -25,6 +25,11 @@ class Architecture:
 ARCHITECTURES = {
     "lenet5": Architecture(lenet.LeNet5, size=28),
     "lenet5-paper": Architecture(lenet.LeNet5Paper, size=32),
+    "resnet20": Architecture(resnet_cifar.resnet20, size=32),
+    "resnet32": Architecture(resnet_cifar.resnet32, size=32),
+    "resnet44": Architecture(resnet_cifar.resnet44, size=32),
+    "resnet56": Architecture(resnet_cifar.resnet56, size=32),
+    "resnet110": Architecture(resnet_cifar.resnet110, size=32),
 }
 
 

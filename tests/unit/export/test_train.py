@@ -9,7 +9,8 @@ import torch
 from export import checkpoint, data, recipes
 from export.checkpoint import Checkpoint, Classifier
 from export.evaluate import accuracy
-from export.train import Epoch, augment, channel_statistics, train
+from export.augment import augment
+from export.train import Epoch, channel_statistics, train
 from service.errors import SetupError
 from tests.unit.export.conftest import QUICK
 
