@@ -2,7 +2,6 @@
 
 import copy
 import math
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from export.augment import augment, crop_and_flip, shrink
+from export import finetune
+from export.augment import augment, crop_and_flip, mix, shrink
 from export.checkpoint import Classifier
+from export.processes import Processes
 from export.recipes import Recipe
 
 _START = 1 / 25
-"""Share of the highest rate at which a warm-up starts (Smith and Topin, Super-Convergence, 2018, use 1/10 to 1/40)."""
+"""Share of the highest rate at which a warm-up starts, as in torch's one-cycle schedule."""
+_AUXILIARY = 0.3
+"""Weight of the loss of an auxiliary head (Szegedy and others, Going Deeper with Convolutions, 2015, section 5)."""
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -25,32 +28,44 @@ class Steps:
     Args:
         recipe: how to train.
         model: what is trained.
+        classes: how many it tells apart.
         total: steps from the first to the last.
-        device: where it is trained.
+        processes: who else trains it.
     """
 
-    def __init__(self, recipe: Recipe, model: Classifier, *, total: int, device: torch.device) -> None:
-        self.recipe, self.total, self.device, self.done = recipe, total, device, 0
+    def __init__(self, recipe: Recipe, model: Classifier, *, classes: int, total: int, processes: Processes) -> None:
+        self.recipe, self.classes, self.total, self.processes, self.done = recipe, classes, total, processes, 0
+        self.device = processes.device
         # Channels last: 1.2 to 1.4 times the speed of ResNet-20 on two AVX2 cores, and what tensor cores want.
-        self.model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = model.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.frozen = finetune.freeze(self.model.network, recipe.freeze)
         self.average = copy.deepcopy(self.model).requires_grad_(requires_grad=False) if recipe.average else self.model
         self.optimizer = _optimizer(recipe, self.model)
-        self.type = _TYPES[precision(recipe.precision, device)]
-        self.scaler = torch.amp.GradScaler(device.type, enabled=self.type is torch.float16)
+        self.type = _TYPES[precision(recipe.precision, self.device)]
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.type is torch.float16)
+        network = processes.joined(self.model.network)
+        self.forward = torch.compile(network) if recipe.compiled else network
+
+    def train(self) -> None:
+        """Get ready to learn: norms take the statistics of each batch, but those of frozen parts."""
+        self.model.train()
+        for part in self.frozen:
+            part.eval()
 
     def step(self, images: Tensor, labels: Tensor) -> Tensor:
         """Learn from a batch, uint8 [N, H, W, C] and int64 [N]; return its mean loss, before the step."""
         progress = self.done / self.total
-        rate = self.recipe.learning_rate * share_of_rate(self.recipe, progress)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = self.recipe.learning_rate * group["share"] * share_of_rate(self.recipe, progress)
         inputs = augment(self.model.normalise(crop_and_flip(images, self.recipe)), self.recipe)
-        inputs = shrink(inputs, self.recipe, progress)
+        inputs, targets = shrink(inputs, self.recipe, progress), labels
+        if self.recipe.mixup:
+            inputs, targets = mix(inputs, functional.one_hot(labels, self.classes).float(), self.recipe.mixup)
         with torch.autocast(self.device.type, self.type, enabled=self.type is not torch.float32):
-            logits = self.model.network(inputs)
-        loss = functional.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
+            output = self.forward(inputs)
+        loss = _loss(output, targets, self.recipe)
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         if self.recipe.clip:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
@@ -62,15 +77,16 @@ class Steps:
         return loss.detach()
 
     def state(self) -> dict[str, Any]:
-        """Return all that the next step depends on, the random numbers included."""
+        """Return all that the next step depends on, the random numbers of every process included."""
+        gpu = self.device.type == "cuda"
         return {
             "done": self.done,
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "random": torch.get_rng_state(),
-            "device_random": torch.cuda.get_rng_state() if self.device.type == "cuda" else None,
+            "random": self.processes.gathered(torch.get_rng_state()),
+            "device_random": self.processes.gathered(torch.cuda.get_rng_state()) if gpu else [],
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -80,9 +96,27 @@ class Steps:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        torch.set_rng_state(state["random"].cpu())
-        if state["device_random"] is not None and self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["device_random"].cpu())
+        torch.set_rng_state(state["random"][self.processes.rank])
+        if state["device_random"] and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["device_random"][self.processes.rank])
+
+
+def _loss(output: Tensor | tuple[Tensor, tuple[Tensor, ...]], targets: Tensor, recipe: Recipe) -> Tensor:
+    """Return the mean loss of logits, and of those of auxiliary heads where a network has them in training.
+
+    `targets` are classes, int64 [N], or shares of them, float [N, classes].
+    """
+    if not isinstance(output, Tensor):
+        logits, auxiliary = output
+        others = torch.stack([_loss(other, targets, recipe) for other in auxiliary])
+        return _loss(logits, targets, recipe) + _AUXILIARY * others.sum()
+    logits = output.float()
+    if recipe.loss == "cross-entropy":
+        return functional.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
+    classes = logits.shape[1]
+    wanted = functional.one_hot(targets, classes).float() if targets.ndim == 1 else targets
+    wanted = wanted * (1 - recipe.label_smoothing) + recipe.label_smoothing / classes
+    return (functional.softmax(logits, dim=1) - wanted).square().sum(dim=1).mean()
 
 
 def share_of_rate(recipe: Recipe, progress: float) -> float:
@@ -98,16 +132,17 @@ def _half_cosine(share: float) -> float:
     return (1 - math.cos(math.pi * share)) / 2
 
 
-def precision(wanted: str, device: torch.device) -> str:
+def precision(wanted: str, device: torch.device, flags: set[str] | None = None) -> str:
     """Return the precision to compute in: what is wanted, or for `auto` what the processor multiplies fastest.
 
-    bf16 on a CPU without AMX is emulated: on two AVX2 cores ResNet-20 ran several times slower than in fp32.
+    bf16 on a CPU without AMX is emulated: on two AVX2 cores a run of ResNet-20 in bf16 did not end in ten minutes that
+    takes seconds in fp32. `flags` are the CPU's features, as Linux names them; None asks this machine.
     """
     if wanted != "auto":
         return wanted
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    return "bf16" if "amx_bf16" in _cpu_flags() else "fp32"
+    return "bf16" if "amx_bf16" in (_cpu_flags() if flags is None else flags) else "fp32"
 
 
 def _cpu_flags() -> set[str]:
@@ -118,16 +153,21 @@ def _cpu_flags() -> set[str]:
     return set(next((line for line in lines if line.startswith("flags")), "").split())
 
 
-def _optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
-    weights = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
-    groups: Iterable[dict[str, Any]] = [
-        {"params": weights, "weight_decay": recipe.weight_decay},
-        {"params": others, "weight_decay": 0.0},
+def _optimizer(recipe: Recipe, model: Classifier) -> torch.optim.Optimizer:
+    """Return the optimizer, its parameters grouped by their decay and by their share of the rate."""
+    head = f"network.{finetune.head_of(model.network)}."
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decay = recipe.weight_decay if parameter.ndim > 1 else 0.0  # norms and biases are no matrices
+            share = 1.0 if name.startswith(head) else recipe.body_rate
+            groups.setdefault((decay, share), []).append(parameter)
+    listed: list[dict[str, Any]] = [
+        {"params": parameters, "weight_decay": decay, "share": share} for (decay, share), parameters in groups.items()
     ]
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
-    return torch.optim.AdamW(groups, recipe.learning_rate)
+        return torch.optim.SGD(listed, recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
+    return torch.optim.AdamW(listed, recipe.learning_rate)
 
 
 @torch.no_grad()

@@ -1,11 +1,11 @@
 """ResNet for CIFAR-10. He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition, 2016, section 4.2.
 
-6n + 2 layers on 32x32 pictures: one 3x3 convolution, three stages of n blocks with 16, 32 and 64 maps of 32x32, 16x16 and
-8x8, global average pooling and one linear layer. Shortcuts have no parameters (option A): they take every second pixel and
-fill the added maps with zeros. Trainable parameters for ten classes, here and in table 6 of the paper: 20 layers 269,722
-(0.27M), 32 464,154 (0.46M), 44 658,586 (0.66M), 56 853,018 (0.85M), 110 1,727,962 (1.7M).
+6n + 2 layers on 32x32 pictures: one 3x3 convolution, three stages of n blocks with 16, 32 and 64 maps of 32x32, 16x16
+and 8x8, global average pooling and one linear layer. Shortcuts have no parameters (option A): they take every second
+pixel and fill the added maps with zeros. Trainable parameters for ten classes, here and in table 6 of the paper:
+20 layers 269,722 (0.27M), 32 464,154 (0.46M), 44 658,586 (0.66M), 56 853,018 (0.85M), 110 1,727,962 (1.7M).
 
-It differs from the paper in nothing but the recipe that trains it (see export.recipes).
+The networks do not differ from the paper's; the recipe that trains them does (see export.recipes).
 """
 
 from functools import partial

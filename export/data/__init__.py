@@ -4,18 +4,41 @@ from pathlib import Path
 
 import numpy as np
 
-from export.data import folders, idx
+from export.data import cifar, folders, idx
 from export.data.idx import read_idx
 from export.data.pictures import Data, Images, Indices, Pictures, prepare, split
 from service.errors import SetupError
+from service.manifest import Preprocessing
 
 __all__ = ["NAMES", "Data", "Images", "Indices", "Pictures", "digits", "load", "prepare", "read_idx", "split"]
 
-NAMES = ("digits", "idx", "cifar10", "folder")
+NAMES = ("digits", "idx", "mnist", "fashion-mnist", "cifar10", "folder")
+
+_FILES = {
+    "idx": "the folder with the *-ubyte or *-ubyte.gz files",
+    "mnist": "the folder with the *-ubyte or *-ubyte.gz files",
+    "fashion-mnist": "the folder with the *-ubyte or *-ubyte.gz files",
+    "cifar10": "the folder with its batches, their archive, or class folders",
+    "folder": "a folder or zip file of class folders",
+}
 
 
-def load(name: str, folder: Path | None = None, *, seed: int = 0) -> Data:
+def load(
+    name: str,
+    folder: Path | None = None,
+    *,
+    seed: int = 0,
+    spec: Preprocessing | None = None,
+    skip_bad: bool = False,
+) -> Data:
     """Return a data set by name; all but `digits` are read from `folder`.
+
+    Args:
+        name: one of NAMES.
+        folder: where its files are; a zip file too, where they are pictures.
+        seed: of the split.
+        spec: what pictures of class folders are decoded for, which saves memory where they are large; None keeps sizes.
+        skip_bad: leave out pictures of class folders that cannot be read; `bad` of the data names them.
 
     Raises:
         SetupError: there is no such data set, or its files are missing or broken.
@@ -25,10 +48,15 @@ def load(name: str, folder: Path | None = None, *, seed: int = 0) -> Data:
     if name not in NAMES:
         raise SetupError(f"no data set {name!r}; there are: {', '.join(NAMES)}")
     if folder is None:
-        raise SetupError(f"--data {name} needs --data-folder, the folder with the *-ubyte or *-ubyte.gz files")
-    if name == "idx":
+        raise SetupError(f"the data set {name} needs --data-folder, {_FILES[name]}")
+    if name in {"idx", "mnist", "fashion-mnist"}:
         return idx.load(folder, seed)
-    return folders.load(folder, seed, name=name)
+    batches = cifar.find(folder) if name == "cifar10" else None
+    if batches is not None:
+        return cifar.load(folder, batches, seed)
+    return folders.load(
+        folder, seed, name="cifar10" if name == "cifar10" else "", how=folders.How(spec=spec, skip_bad=skip_bad)
+    )
 
 
 def digits(seed: int = 0) -> Data:

@@ -15,13 +15,14 @@ _UINT8 = 0x08
 def load(folder: Path, seed: int = 0) -> Data:
     """Return MNIST or a data set of its form: `train-*`, and `t10k-*` as held-out part where it is there.
 
-    A twelfth of the training files (5,000 of MNIST's 60,000) is kept to choose by.
+    A twelfth of the training files (5,000 of MNIST's 60,000) is kept to choose by. The classes are called as the lines
+    of `labels.txt` say, else by their numbers.
     """
     pictures = _pair(folder, "train")
     train, validation = split(pictures, (11 / 12, 1 / 12), seed)
     has_test = any(folder.glob("t10k-images*"))
     test = _pair(folder, "t10k") if has_test else none_of(pictures)
-    return Data(folder.name, tuple(str(label) for label in range(pictures.labels.max() + 1)), train, validation, test)
+    return Data(folder.name, _classes(folder, int(pictures.labels.max()) + 1), train, validation, test)
 
 
 def read_idx(path: Path) -> Images:
@@ -50,6 +51,16 @@ def _pair(folder: Path, part: str) -> Pictures:
     if len(images) != len(labels):
         raise SetupError(f"{folder}: {len(images)} {part} pictures, but {len(labels)} labels")
     return Pictures(images, labels.astype(np.int64))
+
+
+def _classes(folder: Path, count: int) -> tuple[str, ...]:
+    named = folder / "labels.txt"
+    if not named.is_file():
+        return tuple(str(label) for label in range(count))
+    lines = tuple(line.strip() for line in named.read_text().splitlines() if line.strip())
+    if len(lines) < max(count, 2):
+        raise SetupError(f"{named} names {len(lines)} classes, but the labels go up to {count - 1}")
+    return lines
 
 
 def _find(folder: Path, name: str) -> Path:

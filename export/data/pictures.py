@@ -15,7 +15,13 @@ Indices = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """Pictures as they came, uint8 [N, height, width] or [N, height, width, channels], and the index of their class."""
+    """Pictures as they came, and the index of their class.
+
+    Attributes:
+        images: uint8 [N, height, width] or [N, height, width, channels]; where their sizes differ, an array [N] of such
+            pictures, each of its own size.
+        labels: int64 [N].
+    """
 
     images: Images
     labels: Indices
@@ -30,13 +36,14 @@ class Pictures:
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """A data set in three parts: to train on, to choose by, and to measure on once."""
+    """A data set in three parts: to train on, to choose by, and to measure on once; `bad` says what was left out."""
 
     name: str
     classes: tuple[str, ...]
     train: Pictures
     validation: Pictures
     test: Pictures
+    bad: tuple[str, ...] = ()
 
 
 def split(pictures: Pictures, shares: Sequence[float], seed: int) -> list[Pictures]:
@@ -49,6 +56,11 @@ def split(pictures: Pictures, shares: Sequence[float], seed: int) -> list[Pictur
         for part, indices in zip(parts, np.split(members, cuts), strict=True):
             part.append(indices)
     return [pictures.take(random.permutation(np.concatenate(part))) for part in parts]
+
+
+def empty() -> Images:
+    """Return no pictures."""
+    return np.empty((0, 1, 1), np.uint8)
 
 
 def none_of(pictures: Pictures) -> Pictures:

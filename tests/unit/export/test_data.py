@@ -104,7 +104,7 @@ def test_missing_files(tmp_path: Path) -> None:
         data.load("idx", tmp_path)
     with pytest.raises(SetupError, match="--data-folder"):
         data.load("idx")
-    with pytest.raises(SetupError, match="digits, idx, cifar10, folder"):
+    with pytest.raises(SetupError, match="digits, idx, mnist, fashion-mnist, cifar10, folder"):
         data.load("nothing")
 
 

@@ -123,4 +123,4 @@ def test_every_architecture_exports(name: str, trained: Checkpoint, digits: Data
     untrained = replace(trained, spec=spec, network=architecture.build(1, 10).eval())
     path = tmp_path / "model.onnx"
     onnx_export.export_graph(untrained, path)
-    assert verify.verify(untrained, path, digits.validation).logits < 1e-4
+    assert verify.verify(untrained, path, digits.validation).probabilities <= verify.PROBABILITY_LIMIT
