@@ -1,6 +1,7 @@
 """The command that trains; what needs torch is imported inside it."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -109,6 +110,8 @@ def _data_folder(recipe: "Recipe", given: Path | None, *, download: bool, quiet:
     """Return where the data are: as given, else data/NAME if it is there; fetch them if asked to."""
     usual = Path("data") / recipe.data
     if download:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise SetupError("--download under torchrun would fetch once a process: run the command once without it")
         from export import progress
         from export.data.download import fetch
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from export import cpu
 from export.data import Data
 from export.processes import Processes
 from export.recipes import Recipe
@@ -73,7 +74,7 @@ def record(run: Path, recipe: Recipe, data: Data, processes: Processes) -> None:
             "left_out": list(data.bad),
         },
         "versions": {**versions, "python": platform.python_version()},
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu.name(),
         "threads": torch.get_num_threads(),
         "processes": processes.count,
     }

@@ -2,14 +2,13 @@
 
 import copy
 import math
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from export import finetune
+from export import cpu, finetune
 from export.augment import augment, crop_and_flip, mix, shrink
 from export.checkpoint import Classifier
 from export.processes import Processes
@@ -142,15 +141,7 @@ def precision(wanted: str, device: torch.device, flags: set[str] | None = None) 
         return wanted
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    return "bf16" if "amx_bf16" in (_cpu_flags() if flags is None else flags) else "fp32"
-
-
-def _cpu_flags() -> set[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return set()
-    return set(next((line for line in lines if line.startswith("flags")), "").split())
+    return "bf16" if "amx_bf16" in (cpu.flags() if flags is None else flags) else "fp32"
 
 
 def _optimizer(recipe: Recipe, model: Classifier) -> torch.optim.Optimizer:

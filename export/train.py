@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from export import architectures, checkpoint, finetune, processes, run
 from export.checkpoint import Checkpoint
@@ -109,6 +109,7 @@ def _begin(recipe: Recipe, data: Data, among: Processes) -> tuple[Checkpoint, St
     images = prepare(data.train, spec)
     mean, std = channel_statistics(images)
     network = architectures.find(recipe.architecture).build(spec.channels, len(data.classes))
+    _check_sizes(network, spec, recipe)
     if recipe.start:
         finetune.start_from(network, recipe.start)
     start = Checkpoint(recipe, data.classes, spec, mean, std, accuracy=0.0, network=network)
@@ -118,6 +119,20 @@ def _begin(recipe: Recipe, data: Data, among: Processes) -> tuple[Checkpoint, St
     if among.rank:
         torch.manual_seed(recipe.seed + among.rank)  # each process changes its own pictures in its own way
     return replace(start, network=steps.average.network), steps, images
+
+
+def _check_sizes(network: nn.Module, spec: Preprocessing, recipe: Recipe) -> None:
+    """Refuse to start from small pictures where the network takes those of one size only."""
+    if not 0 < recipe.start_size < spec.height:
+        return
+    try:
+        with torch.inference_mode():
+            network.eval()(torch.zeros(1, spec.channels, recipe.start_size, recipe.start_size))
+    except RuntimeError:
+        raise SetupError(
+            f"start_size is {recipe.start_size}, but {recipe.architecture} takes pictures of "
+            f"{spec.height}x{spec.width} only; set it to 0"
+        ) from None
 
 
 def input_of(recipe: Recipe, data: Data | None = None) -> Preprocessing:

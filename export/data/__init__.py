@@ -14,6 +14,15 @@ __all__ = ["NAMES", "Data", "Images", "Indices", "Pictures", "digits", "load", "
 
 NAMES = ("digits", "idx", "mnist", "fashion-mnist", "cifar10", "folder")
 
+_CLASSES: dict[str, tuple[str, ...]] = {
+    "idx": (),
+    "mnist": tuple("0123456789"),
+    # Xiao, Rasul, Vollgraf: Fashion-MNIST, 2017, table 2, as their repository spells them.
+    "fashion-mnist": (
+        "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+    ),
+}  # fmt: skip
+
 _FILES = {
     "idx": "the folder with the *-ubyte or *-ubyte.gz files",
     "mnist": "the folder with the *-ubyte or *-ubyte.gz files",
@@ -49,8 +58,8 @@ def load(
         raise SetupError(f"no data set {name!r}; there are: {', '.join(NAMES)}")
     if folder is None:
         raise SetupError(f"the data set {name} needs --data-folder, {_FILES[name]}")
-    if name in {"idx", "mnist", "fashion-mnist"}:
-        return idx.load(folder, seed)
+    if name in _CLASSES:
+        return idx.load(folder, seed, name="" if name == "idx" else name, classes=_CLASSES[name])
     batches = cifar.find(folder) if name == "cifar10" else None
     if batches is not None:
         return cifar.load(folder, batches, seed)

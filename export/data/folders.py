@@ -1,5 +1,6 @@
 """Folders of pictures, one folder a class, on disk or in a zip file."""
 
+import math
 import os
 import zipfile
 from collections.abc import Callable
@@ -42,10 +43,17 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class How:
-    """How pictures are read: at their own size or as `spec` wants them; whether bad ones are left out."""
+    """How pictures are read.
+
+    Attributes:
+        spec: what they are decoded for; None for their own size.
+        skip_bad: whether bad ones are left out.
+        memory: most bytes that those decoded for `spec` may take; 0 for what this machine has.
+    """
 
     spec: Preprocessing | None = None
     skip_bad: bool = False
+    memory: int = 0
 
 
 def load(path: Path, seed: int = 0, *, name: str = "", how: How | None = None) -> Data:
@@ -138,26 +146,45 @@ def _read(source: Source, classes: tuple[str, ...], how: How, bad: list[str]) ->
     if strange:
         raise SetupError(f"{source.path}: {', '.join(strange)}: no such class in the pictures to train on")
 
-    def decode(name: str) -> Images | str:
+    room = None if how.spec is None else _room(source, how.spec, how.memory or _memory())
+
+    def decode(index: int) -> Images | str:
+        name = source.pictures[index][1]
         try:
             encoded = source.read(name)
-            if how.spec is None:
+            if how.spec is None or room is None:
                 return image.read(encoded, max_pixels=MAX_PIXELS)
-            return image.decode(encoded, how.spec, max_pixels=MAX_PIXELS)
+            decoded = image.decode(encoded, how.spec, max_pixels=MAX_PIXELS)
+            room[index] = decoded
+            return decoded[:0]  # only that it is good is asked below
         except (InvalidInput, OSError, zipfile.BadZipFile) as error:
             return f"{source.path / name}: {error}"
 
     # Decoders drop the GIL: 2,000 small JPEGs take 0.55 s on one thread, the reading included.
     with ThreadPoolExecutor(os.cpu_count()) as decoders:
-        decoded = list(decoders.map(decode, (name for _, name in source.pictures)))
+        decoded = list(decoders.map(decode, range(len(source.pictures))))
     bad += [picture for picture in decoded if isinstance(picture, str)]
-    kept = [
-        (picture, number[word])
-        for picture, (word, _) in zip(decoded, source.pictures, strict=True)
-        if not isinstance(picture, str)
-    ]
-    labels = np.array([label for _, label in kept], np.int64)
-    return Pictures(_together([picture for picture, _ in kept]), labels)
+    good = [index for index, picture in enumerate(decoded) if not isinstance(picture, str)]
+    labels = np.array([number[source.pictures[index][0]] for index in good], np.int64)
+    if room is not None:
+        return Pictures(room if len(good) == len(room) else room[good], labels)
+    return Pictures(_together([picture for picture in decoded if not isinstance(picture, str)]), labels)
+
+
+def _room(source: Source, spec: Preprocessing, memory: int) -> Images:
+    """Return where the decoded pictures go: all of them are held in memory, one byte a pixel and channel."""
+    shape = (len(source.pictures), spec.height, spec.width, spec.channels)
+    needed = math.prod(shape)
+    if needed > memory:
+        raise SetupError(
+            f"{source.path}: {shape[0]:,} pictures of {spec.height}x{spec.width} take {needed:,} bytes of memory, "
+            f"and this machine has {memory:,}; give fewer pictures or an architecture of smaller input"
+        )
+    return np.empty(shape, np.uint8)
+
+
+def _memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _together(pictures: list[Images]) -> Images:

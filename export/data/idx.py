@@ -12,17 +12,23 @@ from service.errors import SetupError
 _UINT8 = 0x08
 
 
-def load(folder: Path, seed: int = 0) -> Data:
+def load(folder: Path, seed: int = 0, *, name: str = "", classes: tuple[str, ...] = ()) -> Data:
     """Return MNIST or a data set of its form: `train-*`, and `t10k-*` as held-out part where it is there.
 
-    A twelfth of the training files (5,000 of MNIST's 60,000) is kept to choose by. The classes are called as the lines
-    of `labels.txt` say, else by their numbers.
+    A twelfth of the training files (5,000 of MNIST's 60,000) is kept to choose by. The classes are called as `classes`
+    or the lines of `labels.txt` say, else by their numbers.
+
+    Raises:
+        SetupError: a file is missing or broken, or there are no two classes.
     """
     pictures = _pair(folder, "train")
+    if len(np.unique(pictures.labels)) < 2:
+        raise SetupError(f"{folder}: {len(pictures)} pictures of one class or none; a classifier needs at least two")
+    classes = classes or _classes(folder, int(pictures.labels.max()) + 1)
     train, validation = split(pictures, (11 / 12, 1 / 12), seed)
     has_test = any(folder.glob("t10k-images*"))
     test = _pair(folder, "t10k") if has_test else none_of(pictures)
-    return Data(folder.name, _classes(folder, int(pictures.labels.max()) + 1), train, validation, test)
+    return Data(name or folder.name, classes, train, validation, test)
 
 
 def read_idx(path: Path) -> Images:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from export import data
+from export.data import folders
 from service import image
 from service.errors import SetupError
 from service.manifest import Preprocessing
@@ -203,3 +204,22 @@ def test_other_files_do_not_count(tmp_path: Path) -> None:
     (folder / ".cache").mkdir()
     (folder / "__MACOSX").mkdir()
     assert data.load("folder", folder).classes == ("a", "b")
+
+
+def test_bad_pictures_leave_no_gap(tmp_path: Path) -> None:
+    """Left-out pictures leave no gap among those that are decoded for an input."""
+    folder = write(tmp_path / "pets")
+    (folder / "a/04.png").write_bytes(b"rubbish")
+    read = data.load("folder", folder, spec=SPEC, skip_bad=True)
+    without = tmp_path / "without"
+    folder.rename(without)
+    (without / "a/04.png").unlink()
+    np.testing.assert_array_equal(read.train.images, data.load("folder", without, spec=SPEC).train.images)
+
+
+def test_more_than_the_memory(tmp_path: Path) -> None:
+    """Pictures that take more memory than the machine has are refused with both figures."""
+    folder = write(tmp_path / "pets")
+    assert len(folders.load(folder, how=folders.How(spec=SPEC, memory=3840)).train) == 18
+    with pytest.raises(SetupError, match="20 pictures of 8x8 take 3,840 bytes of memory, and this machine has 3,839"):
+        folders.load(folder, how=folders.How(spec=SPEC, memory=3839))

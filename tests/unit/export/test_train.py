@@ -116,6 +116,7 @@ def test_astray(tmp_path: Path, digits: data.Data) -> None:
         {"label_smoothing": 0.1, "schedule": "linear"},
         {"average": 0.9},
         {"precision": "bf16"},
+        {"precision": "fp16"},
         {"crop": 2, "cutout": 4},
     ],
     ids=str,
@@ -124,6 +125,12 @@ def test_every_setting_learns(tmp_path: Path, digits: data.Data, fields: dict[st
     """Each optimizer, loss, precision and augmentation learns the digits far better than chance."""
     some = replace(digits, train=digits.train.take(np.arange(320)), validation=digits.validation.take(np.arange(100)))
     assert train(replace(QUICK, epochs=8, **fields), some, tmp_path).accuracy > 0.5
+
+
+def test_start_size_needs_a_network_of_any_size(tmp_path: Path, digits: data.Data) -> None:
+    """Small pictures at first, for a network of one input size, are an error that says so."""
+    with pytest.raises(SetupError, match="start_size is 20, but lenet5 takes pictures of 28x28 only"):
+        train(replace(QUICK, start_size=20), few_of(digits), tmp_path)
 
 
 def test_channels_follow_the_data(digits: data.Data) -> None:
