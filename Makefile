@@ -7,7 +7,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH_INDEX_SECONDS ?= 3
 REQUIREMENTS := pyproject.toml constraints.txt
 
-.PHONY: demo test bench check format protos readme bundled help clean
+.PHONY: demo test slow bench check format protos readme bundled help clean
 
 help:  ## say what there is
 	@sed -n 's/^\([a-z]*\):.*##/\1\t/p' $(MAKEFILE_LIST)
@@ -15,8 +15,11 @@ help:  ## say what there is
 demo: $(VENV)/.train  ## train LeNet-5 on real digits, serve it, classify, drain
 	$(BIN)/saccade demo
 
-test: $(VENV)/.dev  ## run the whole test suite
+test: $(VENV)/.dev  ## run the test suite, but for what takes minutes
 	$(BIN)/python -m pytest
+
+slow: $(VENV)/.dev  ## export and serve every architecture, the large ones too
+	$(BIN)/python -m pytest -m slow
 
 bench: $(VENV)/.dev  ## what a call costs the server, against its ceiling in the same run
 	$(BIN)/python -m tests.benchmarks.bench

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +51,17 @@ class Classifier(nn.Module):
             pictures = torch.from_numpy(images).to(self.get_buffer("factor").device)
             probabilities: npt.NDArray[np.float32] = self(pictures).cpu().numpy()
         return probabilities
+
+
+class Trained(Protocol):
+    """What export needs of a trained network, wherever its weights come from."""
+
+    @property
+    def spec(self) -> Preprocessing:
+        """How a picture becomes its input."""
+
+    def classifier(self) -> Classifier:
+        """Return what is served, in evaluation mode."""
 
 
 @dataclass(frozen=True, slots=True)

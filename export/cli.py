@@ -1,5 +1,7 @@
 """The commands that make models: train, export, demo. What needs torch is imported inside them."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -7,8 +9,10 @@ import typer
 
 from export.cli_train import run_training, train
 from export.extra import need_extra
+from service.errors import SetupError
 
 if TYPE_CHECKING:
+    from export.published import Published
     from export.verify import Parity
 
 __all__ = ["demo", "export", "run_export", "run_training", "summary", "train"]
@@ -18,23 +22,68 @@ DataFolder = Annotated[Path | None, typer.Option(help="Folder of the data, where
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="Folder of a training run.", exists=True, file_okay=False)],
+    source: Annotated[str, typer.Argument(help="Folder of a training run; with --weights an architecture.")],
     *,
     repository: Repository = Path("models"),
-    name: Annotated[str, typer.Option(help="Name of the model. [default: the recipe's]", show_default=False)] = "",
+    name: Annotated[
+        str, typer.Option(help="Name of the model. [default: the recipe's or the architecture's]", show_default=False)
+    ] = "",
     data_folder: DataFolder = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Weight file of torch (.pth) or safetensors.", exists=True, dir_okay=False)
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="With --weights: one label a line.", exists=True, dir_okay=False)
+    ] = None,
+    preset: Annotated[
+        str, typer.Option(help="With --weights: how pictures are prepared: imagenet, imagenet-v2, cifar10, mnist.")
+    ] = "",
+    accuracy: Annotated[
+        float | None,
+        typer.Option(min=0, max=100, help="With --weights: their top-1 in percent, as published; it is not measured."),
+    ] = None,
+    transform_input: Annotated[
+        bool | None,
+        typer.Option(help="With googlenet's weights: pixels from -1 to 1. [default: so]", show_default=False),
+    ] = None,
 ) -> None:
     """Export a trained network to ONNX, verify it, and publish it as the next version of a model.
+
+    The network is that of a training run, or an architecture with published weights: a state_dict with torchvision's
+    names, as in torchvision's own files.
 
     Examples:
 
         saccade export runs/lenet5-digits --repository models
 
         saccade export runs/short --name digits
+
+        saccade export resnet50 --weights resnet50.pth --labels imagenet_classes.txt --preset imagenet
+
+        saccade export googlenet --weights googlenet.safetensors --labels imagenet_classes.txt --preset imagenet
     """
     need_extra()
-    version, parity = run_export(run, repository, name, data_folder)
-    typer.echo(f"{version}: {summary(parity)}; next: saccade serve --repository {repository}")
+    if weights is not None:
+        if labels is None or not preset:
+            raise typer.BadParameter("--weights needs --labels FILE (one label a line) and --preset NAME as well")
+        from export import published
+
+        load = partial(
+            published.load,
+            source,
+            weights,
+            labels=labels,
+            preset=preset,
+            transform_input=transform_input,
+            accuracy=None if accuracy is None else accuracy / 100,
+        )
+        version, summed_up = _export_published(load, repository, name)
+    else:
+        if labels or preset or accuracy is not None or transform_input is not None:
+            raise typer.BadParameter("--labels, --preset, --accuracy and --transform-input go with --weights FILE")
+        version, parity = run_export(_run_folder(source), repository, name, data_folder)
+        summed_up = summary(parity)
+    typer.echo(f"{version}: {summed_up}; next: saccade serve --repository {repository}")
 
 
 def demo(
@@ -76,6 +125,44 @@ def run_export(run: Path, repository: Path, name: str, data_folder: Path | None)
         verify.check_loads(path)
         status.update("publishing")
         return publish(path, repository, name or trained.recipe.name), parity
+
+
+def _export_published(load: "Callable[[], Published]", repository: Path, name: str) -> tuple[Path, str]:
+    """Export, verify, self-test and publish weights; return the version's folder and how close the file is."""
+    import tempfile
+
+    from rich.console import Console
+
+    from export import published
+    from export.publish import publish
+
+    with Console(stderr=True).status("loading") as status, tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        network = load()
+        written = published.write(network, path, status.update)
+        status.update("publishing")
+        version = publish(path, repository, name or network.architecture.partition(":")[0])
+    for note in written.notes:
+        typer.echo(f"note: {note}", err=True)
+    apart = f"parity {written.difference.probabilities:.1e} on probabilities, {written.difference.logits:.1e} on logits"
+    return version, apart if network.accuracy is None else f"{apart}, accuracy {network.accuracy:.2%} as stated"
+
+
+def _run_folder(source: str) -> Path:
+    """Return the folder of a run; where there is none of that name, say what there is."""
+    from export import architectures, checkpoint
+
+    if Path(source).is_dir():
+        return Path(source)
+    try:
+        architectures.find(source)
+    except SetupError as error:
+        runs = ", ".join(str(path.parent) for path in sorted(Path("runs").glob(f"*/{checkpoint.FILE}")))
+        raise typer.BadParameter(f"no training run {source} (runs here: {runs or 'none'}), and {error}") from None
+    raise typer.BadParameter(
+        f"{source} is an architecture: give published weights of it by --weights, --labels and --preset, "
+        f"or the folder of a run that trained it"
+    )
 
 
 def summary(parity: "Parity") -> str:

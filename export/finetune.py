@@ -2,35 +2,39 @@
 
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from export import checkpoint
+from export import checkpoint, weights
 from service.errors import SetupError
 
 SHOWN = 3
 """How many names an error shows."""
 
 
-def start_from(network: nn.Module, source: str) -> None:
-    """Give the network the weights of a run's folder or of a state_dict file; a head for other classes stays new.
+def start_from(network: nn.Module, source: str, *, training_only: tuple[str, ...] = ()) -> None:
+    """Give the network the weights of a run or of a weight file; a head for other classes stays new.
+
+    Args:
+        network: what is to be trained.
+        source: a run's folder or its checkpoint, or a file that export.weights reads.
+        training_only: modules that the weights may lack; they too stay new where they do not fit.
 
     Raises:
         SetupError: there are none, or they are another network's.
     """
-    weights = _read(Path(source))
+    given = _read(Path(source))
     own = network.state_dict()
-    head = head_of(network)
+    new = (head_of(network), *training_only)
     # Norms saved long ago do not count their batches.
     needed = [name for name in own if not name.endswith("num_batches_tracked")]
-    other = [name for name in needed if name not in weights or weights[name].shape != own[name].shape]
-    wrong = [name for name in other if not (name.startswith(f"{head}.") or name == head)]
+    other = [name for name in needed if name not in given or given[name].shape != own[name].shape]
+    wrong = [name for name in other if not name.startswith(tuple(f"{part}." for part in new))]
     if wrong:
         more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
         raise SetupError(
             f"{source} holds another network's weights: {', '.join(wrong[:SHOWN])}{more} missing or of another shape"
         )
-    fitting = {name: weights[name] for name in own if name in weights and name not in other}
+    fitting = {name: given[name] for name in own if name in given and name not in other}
     network.load_state_dict(fitting, strict=False)
 
 
@@ -64,16 +68,10 @@ def freeze(network: nn.Module, parts: str) -> list[nn.Module]:
     return frozen
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    if path.is_dir():
-        return checkpoint.load(path).network.state_dict()
-    try:
-        contents = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise SetupError(f"start is {path}, which is not there; give a run's folder or a file of weights") from None
-    except Exception as error:  # noqa: BLE001 - torch raises whatever the bytes lead it to
-        raise SetupError(f"{path} is no file of weights: {type(error).__name__}") from None
-    weights = contents.get("network", contents) if isinstance(contents, dict) else None
-    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise SetupError(f"{path} holds no state_dict: save one by torch.save(network.state_dict(), FILE)")
-    return weights
+def _read(path: Path) -> weights.Weights:
+    folder = path.parent if path.name == checkpoint.FILE else path
+    if folder.is_dir() and (folder == path or path.is_file()):
+        return checkpoint.load(folder).network.state_dict()
+    if not path.exists():
+        raise SetupError(f"start is {path}, which is not there; give a run's folder or a file of weights")
+    return weights.read(path)

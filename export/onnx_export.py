@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import torch
 
-from export.checkpoint import Checkpoint
+from export.checkpoint import Checkpoint, Trained
 from export.data import Data, Images, prepare
 from service import image
 from service.errors import SetupError
@@ -23,13 +23,13 @@ OPSET = 20
 """What torch 2.13 writes without conversion; ONNX Runtime takes it from 1.17 on."""
 
 
-def export_graph(checkpoint: Checkpoint, path: Path) -> None:
+def export_graph(trained: Trained, path: Path) -> None:
     """Write the graph: `image` uint8 [N, H, W, C] in, `probabilities` float32 [N, classes] out, N free."""
-    spec = checkpoint.spec
+    spec = trained.spec
     example = torch.zeros((2, spec.height, spec.width, spec.channels), dtype=torch.uint8)
     with _quiet_exporter():
         program = torch.onnx.export(
-            checkpoint.classifier(),
+            trained.classifier(),
             (example,),
             input_names=[INPUT],
             output_names=[OUTPUT],
@@ -42,8 +42,9 @@ def export_graph(checkpoint: Checkpoint, path: Path) -> None:
         raise SetupError("torch's exporter gave nothing")
     model = program.model_proto
     strip(model)
-    onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
+    del program, model
+    onnx.checker.check_model(path, full_check=True)  # by its path: of a model in memory it makes three copies
 
 
 def strip(model: onnx.ModelProto) -> None:

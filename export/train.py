@@ -108,10 +108,11 @@ def _begin(recipe: Recipe, data: Data, among: Processes) -> tuple[Checkpoint, St
     spec = input_of(recipe, data)
     images = prepare(data.train, spec)
     mean, std = channel_statistics(images)
-    network = architectures.find(recipe.architecture).build(spec.channels, len(data.classes))
+    architecture = architectures.find(recipe.architecture)
+    network = architecture.build(spec.channels, len(data.classes))
     _check_sizes(network, spec, recipe)
     if recipe.start:
-        finetune.start_from(network, recipe.start)
+        finetune.start_from(network, recipe.start, training_only=architecture.training_only)
     start = Checkpoint(recipe, data.classes, spec, mean, std, accuracy=0.0, network=network)
     usable = len(images) - len(images) % among.count
     total = recipe.epochs * math.ceil(usable / (recipe.batch_size or usable))

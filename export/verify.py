@@ -1,6 +1,7 @@
 """Proof that an ONNX file computes what the trained network computes; nothing unverified is published."""
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from export.checkpoint import Checkpoint
+from export.checkpoint import Checkpoint, Classifier
 from export.data import Pictures
 from export.evaluate import accuracy
 from export.onnx_export import encode, with_output
 from service import image
 from service.errors import ModelRejected
-from service.manifest import read_manifest
+from service.manifest import Preprocessing, read_manifest
 from service.model import Options, check_against_manifest, self_test
 from service.session import Session
 
@@ -24,6 +25,14 @@ LOGIT_LIMIT = 1e-4
 LARGEST_BATCH = 32
 
 Images = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Largest differences between file and trained network."""
+
+    probabilities: float
+    logits: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,35 +50,51 @@ def verify(checkpoint: Checkpoint, path: Path, validation: Pictures) -> Parity:
     Raises:
         ModelRejected: it differs by more than the limits, or is not as accurate as the network.
     """
-    session = _session(path)
-    encoded = encode(validation.images)
-    spec = checkpoint.spec
-    images = np.stack([image.decode(picture, spec, max_pixels=1 << 26) for picture in encoded])
+    images = decoded(encode(validation.images), checkpoint.spec)
     classifier = checkpoint.classifier()
-    expected = classifier.predict(images)
+    difference = compare(classifier, path, images, batch_sizes=(1, 2, LARGEST_BATCH))
+    run = _session(path, LARGEST_BATCH).run
+    reached = accuracy(run, images, validation.labels, batch_size=LARGEST_BATCH)
+    trained = accuracy(classifier.predict, images, validation.labels)
+    if reached != trained:
+        raise ModelRejected(f"the file's accuracy is {reached:.4%}, the trained network's {trained:.4%}")
+    return Parity(difference.probabilities, difference.logits, reached)
+
+
+def decoded(encoded: Sequence[bytes], spec: Preprocessing) -> Images:
+    """Return the network's input, uint8 [N, height, width, channels], of encoded pictures, as serving makes it."""
+    return np.stack([image.decode(picture, spec, max_pixels=1 << 26) for picture in encoded])
+
+
+def compare(classifier: Classifier, path: Path, images: Images, *, batch_sizes: Sequence[int]) -> Difference:
+    """Compare the file's probabilities and logits with the network's, on the first four batches of each size.
+
+    Raises:
+        ModelRejected: they differ by more than the limits.
+    """
+    largest = max(batch_sizes)
+    images = images[: 4 * largest]
     with torch.inference_mode():
-        expected_logits = classifier.logits(torch.from_numpy(images)).numpy()
+        scores = classifier.logits(torch.from_numpy(images))
+        expected_logits, expected = scores.numpy(), torch.softmax(scores, dim=1).numpy()
+
+    def apart(file: Path, expected: npt.NDArray[np.float32]) -> float:
+        session = _session(file, largest)
+        parts = [_apart(session, images[: 4 * size], expected[: 4 * size], size) for size in batch_sizes]
+        return float(np.max(parts))  # numpy's, which keeps NaN
+
+    probabilities = apart(path, expected)
     with tempfile.TemporaryDirectory() as folder:
         logits_path = Path(folder) / "logits.onnx"
         with_output(path, "Softmax", logits_path)
-        logits_session = _session(logits_path)
-        probabilities = logits = 0.0
-        for size in (1, 2, LARGEST_BATCH):
-            part = slice(0, min(4 * size, len(images)))
-            probabilities = max(probabilities, _apart(session, images[part], expected[part], size))
-            logits = max(logits, _apart(logits_session, images[part], expected_logits[part], size))
-    limit = LOGIT_LIMIT * max(1.0, float(np.abs(expected_logits).max()))
+        logits = apart(logits_path, expected_logits)
     _check("probabilities", probabilities, PROBABILITY_LIMIT)
-    _check("logits", logits, limit)
-    reached = accuracy(session.run, images, validation.labels, batch_size=LARGEST_BATCH)
-    trained = float((expected.argmax(axis=1) == validation.labels).mean())
-    if reached != trained:
-        raise ModelRejected(f"the file's accuracy is {reached:.4%}, the trained network's {trained:.4%}")
-    return Parity(probabilities, logits, reached)
+    _check("logits", logits, LOGIT_LIMIT * max(1.0, float(np.abs(expected_logits).max())))
+    return Difference(probabilities, logits)
 
 
-def _session(path: Path) -> Session:
-    return Session(path, "cpu", intra_op_threads=0, max_batch_size=LARGEST_BATCH)
+def _session(path: Path, max_batch_size: int) -> Session:
+    return Session(path, "cpu", intra_op_threads=0, max_batch_size=max_batch_size)
 
 
 def _apart(session: Session, images: Images, expected: npt.NDArray[np.float32], size: int) -> float:
@@ -78,7 +103,7 @@ def _apart(session: Session, images: Images, expected: npt.NDArray[np.float32], 
         np.abs(session.run(images[first : first + size]) - expected[first : first + size]).max()
         for first in range(0, len(images), size)
     ]
-    return float(max(differences))
+    return float(np.max(differences))
 
 
 def _check(what: str, apart: float, limit: float) -> None:
@@ -88,14 +113,14 @@ def _check(what: str, apart: float, limit: float) -> None:
         )
 
 
-def check_loads(path: Path) -> None:
+def check_loads(path: Path, *, max_batch_size: int = LARGEST_BATCH) -> None:
     """Load the finished file as the server does, self-test included.
 
     Raises:
         ModelRejected: the server would not serve it.
     """
     manifest = read_manifest(path)
-    session = _session(path)
+    session = _session(path, max_batch_size)
     check_against_manifest(session, manifest)
     session.warm_up()
-    self_test(session.run, manifest, Options(max_batch_size=LARGEST_BATCH))
+    self_test(session.run, manifest, Options(max_batch_size=max_batch_size))

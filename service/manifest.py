@@ -55,7 +55,7 @@ class GoldenSample(_Frozen):
     picture: Base64Bytes
     """The encoded picture, as a client would send it."""
     label: int = Field(ge=0)
-    """Index of its true class."""
+    """Index of its true class; of a drawn picture, of the class that the trained network found."""
     probabilities: tuple[Probability, ...]
 
 
@@ -70,7 +70,7 @@ class Manifest(_Frozen):
     data: str = ""
     """What it was trained and measured on."""
     accuracy: Probability | None = None
-    """Top-1 on the validation split, measured on this very file."""
+    """Top-1 on the validation split, measured on this very file; or as published, where `data` says so."""
     recipe: dict[str, str | int | float | bool] = {}
     """How it was trained, field by field."""
     versions: dict[str, str] = {}

@@ -109,6 +109,8 @@ def test_models_command(repository: Path) -> None:
         (["models", "--address", "127.0.0.1:1", "--timeout", "0.3"], 1, "127.0.0.1:1"),
         (["train", "nothing"], 1, "lenet5-digits"),
         (["export", "."], 1, "saccade train"),
+        (["export", "--help"], 0, "saccade export resnet50 --weights resnet50.pth"),
+        (["export", "nowhere"], 2, "no training run nowhere (runs here: none), and no architecture 'nowhere'"),
     ],
 )
 def test_exit_codes(tmp_path: Path, arguments: list[str], code: int, text: str) -> None:

@@ -1,5 +1,6 @@
 from dataclasses import replace
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from export.finetune import freeze, head_of, start_from
 from export.run import load_state
 from export.train import train
 from service.errors import SetupError
+from tests.networks import write_safetensors
 from tests.unit.export.conftest import QUICK
 
 
@@ -45,12 +47,12 @@ def test_new_head(run: Path) -> None:
 
 
 def test_starts_from_a_file(tmp_path: Path) -> None:
-    """A network starts from a state_dict in a file, and from a checkpoint file."""
+    """A network starts from a weight file, of torch or of the safetensors format."""
     torch.manual_seed(1)
     other = architectures.find("lenet5").build(1, 10)
     torch.save(other.state_dict(), tmp_path / "weights.pth")
-    torch.save({"network": other.state_dict(), "accuracy": 0.5}, tmp_path / "checkpoint.pt")
-    for name in ("weights.pth", "checkpoint.pt"):
+    write_safetensors(tmp_path / "weights.safetensors", other.state_dict())
+    for name in ("weights.pth", "weights.safetensors"):
         fresh = network()
         start_from(fresh, str(tmp_path / name))
         assert torch.equal(fresh.state_dict()["classifier.1.weight"], other.state_dict()["classifier.1.weight"])
@@ -72,11 +74,28 @@ def test_no_weights(tmp_path: Path, content: bytes | None) -> None:
         start_from(network(), str(path))
 
 
-def test_no_state_dict(tmp_path: Path) -> None:
-    """A file of something else is an error that says how to save one."""
-    torch.save({"accuracy": 0.5}, tmp_path / "some.pt")
-    with pytest.raises(SetupError, match=r"torch\.save\(network\.state_dict\(\)"):
-        start_from(network(), str(tmp_path / "some.pt"))
+def test_starts_from_a_checkpoint_file(run: Path) -> None:
+    """A run's checkpoint file stands for the run."""
+    fresh = network()
+    start_from(fresh, str(run / "checkpoint.pt"))
+    expected = checkpoint.load(run).network.state_dict()
+    assert torch.equal(fresh.state_dict()["features.0.weight"], expected["features.0.weight"])
+
+
+def test_auxiliary_heads_may_be_missing() -> None:
+    """Heads that only training uses stay new where the weights lack them."""
+    torch.manual_seed(1)
+    architecture = architectures.find("googlenet")
+    published = {
+        name: weights
+        for name, weights in architecture.build(3, 10).state_dict().items()
+        if not name.startswith(architecture.training_only)
+    }
+    with NamedTemporaryFile(suffix=".pth") as file:
+        torch.save(published, file.name)
+        fresh = architecture.build(3, 4)
+        start_from(fresh, file.name, training_only=architecture.training_only)
+    assert torch.equal(fresh.state_dict()["conv1.conv.weight"], published["conv1.conv.weight"])
 
 
 def test_frozen_parts_stay(tmp_path: Path, digits: Data) -> None:

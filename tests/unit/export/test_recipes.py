@@ -1,6 +1,6 @@
 import pytest
 
-from export import recipes
+from export import architectures, data, recipes
 from service.errors import SetupError
 
 DIGITS = recipes.find("lenet5-digits")
@@ -56,6 +56,13 @@ def test_every_recipe_can_be_written_as_settings(recipe: recipes.Recipe) -> None
     fixed = {"name", "expected_accuracy", "measured"}
     said = [f"{name}={value}" for name, value in recipe.fields().items() if name not in fixed]
     assert recipes.change(recipe, said) == recipe
+
+
+@pytest.mark.parametrize("recipe", recipes.RECIPES.values(), ids=lambda recipe: recipe.name)
+def test_every_recipe_names_what_is_there(recipe: recipes.Recipe) -> None:
+    """Every recipe's architecture and data set exist."""
+    assert architectures.find(recipe.architecture).size
+    assert recipe.data in data.NAMES
 
 
 @pytest.mark.parametrize("recipe", recipes.RECIPES.values(), ids=lambda recipe: recipe.name)
