@@ -46,9 +46,10 @@ class Classifier(nn.Module):
         return functional.softmax(self.logits(image), dim=1)
 
     def predict(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Return probabilities as arrays, for export.evaluate."""
+        """Return probabilities as arrays, for export.evaluate; computed where the network is."""
         with torch.inference_mode():
-            probabilities: npt.NDArray[np.float32] = self(torch.from_numpy(images)).numpy()
+            pictures = torch.from_numpy(images).to(self.get_buffer("factor").device)
+            probabilities: npt.NDArray[np.float32] = self(pictures).cpu().numpy()
         return probabilities
 
 
@@ -114,7 +115,7 @@ def load(run: Path) -> Checkpoint:
     """
     path = run / FILE
     try:
-        contents: dict[str, Any] = torch.load(path, weights_only=True)
+        contents: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         recipe = Recipe(**contents["recipe"])
         spec = Preprocessing(**contents["spec"])
         network = architectures.find(recipe.architecture).build(spec.channels, len(contents["classes"]))

@@ -1,57 +1,24 @@
 """The commands that make models: train, export, demo. What needs torch is imported inside them."""
 
-import importlib.util
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from export.cli_train import run_training, train
+from export.extra import need_extra
 from service.errors import SetupError
 
 if TYPE_CHECKING:
-    from export.checkpoint import Checkpoint
     from export.published import Published
-    from export.recipes import Recipe
-    from export.train import Epoch
     from export.verify import Parity
+
+__all__ = ["demo", "export", "run_export", "run_training", "summary", "train"]
 
 Repository = Annotated[Path, typer.Option(help="Model repository; it is made if it is not there.")]
 DataFolder = Annotated[Path | None, typer.Option(help="Folder of the data, where the recipe's data are files.")]
-
-
-def train(
-    recipe: Annotated[str, typer.Argument(help="Recipe, for example lenet5-digits.")],
-    *,
-    run: Annotated[Path | None, typer.Option(help="Folder for checkpoint and log. [default: runs/RECIPE]")] = None,
-    data_folder: DataFolder = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Instead of the recipe's.")] = None,
-) -> None:
-    """Train a network by a recipe.
-
-    Examples:
-
-        saccade train lenet5-digits
-
-        saccade train lenet5-digits --epochs 5 --run runs/short
-    """
-    _need_extra()
-    from export import recipes
-
-    chosen = recipes.find(recipe)
-    chosen = replace(
-        chosen,
-        epochs=chosen.epochs if epochs is None else epochs,
-        seed=chosen.seed if seed is None else seed,
-    )
-    run = run or Path("runs") / chosen.name
-    trained = run_training(chosen, run, data_folder)
-    typer.echo(f"{run}: {trained.accuracy:.2%} of the validation split; next: saccade export {run} --repository models")
 
 
 def export(
@@ -108,7 +75,7 @@ def export(
     if weights is not None:
         if labels is None or not preset:
             raise typer.BadParameter("--weights needs --labels FILE (one label a line) and --preset NAME as well")
-        _need_extra()
+        need_extra()
         from export import published
 
         load = partial(
@@ -128,7 +95,7 @@ def export(
     elif labels or preset:
         raise typer.BadParameter("--labels and --preset go with --weights or an ONNX file; a run knows its own")
     else:
-        _need_extra()
+        need_extra()
         version, parity = run_export(_run_folder(source), repository, name, data_folder, explain=explain)
         summed_up = summary(parity)
     typer.echo(f"{version}: {summed_up}; next: saccade serve --repository {repository}")
@@ -145,20 +112,10 @@ def demo(
 
         saccade demo
     """
-    _need_extra()
+    need_extra()
     from export.demo import show
 
     show(repository, run)
-
-
-def run_training(recipe: "Recipe", run: Path, data_folder: Path | None) -> "Checkpoint":
-    """Train with a progress bar on the terminal."""
-    from export import data
-    from export import train as training
-
-    pictures = data.load(recipe.data, data_folder, seed=recipe.seed)
-    with _epochs(recipe.epochs, f"training {recipe.name}") as advance:
-        return training.train(recipe, pictures, run, advance)
 
 
 def run_export(
@@ -173,7 +130,9 @@ def run_export(
     from export.publish import publish
 
     trained = checkpoint.load(run)
-    pictures = data.load(trained.recipe.data, data_folder, seed=trained.recipe.seed)
+    recipe = trained.recipe
+    spec = trained.spec if recipe.data == "folder" else None
+    pictures = data.load(recipe.data, data_folder, seed=recipe.seed, spec=spec)
     with Console(stderr=True).status("exporting") as status, tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         onnx_export.export_graph(trained, path)
@@ -262,29 +221,3 @@ def summary(parity: "Parity") -> str:
         f"parity {parity.probabilities:.1e} on probabilities, {parity.logits:.1e} on logits, "
         f"accuracy {parity.accuracy:.2%} through the serving path"
     )
-
-
-@contextmanager
-def _epochs(total: int, what: str) -> "Iterator[Callable[[Epoch], None]]":
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = [
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.3f}  accuracy {task.fields[accuracy]:.2%}"),
-        TimeRemainingColumn(),
-    ]
-    with Progress(*columns) as progress:
-        task = progress.add_task(what, total=total, loss=float("nan"), accuracy=0.0)
-        yield lambda epoch: progress.update(task, completed=epoch.epoch, loss=epoch.loss, accuracy=epoch.accuracy)
-
-
-def _need_extra() -> None:
-    """Get ready for torch; where its packages are missing, say which command mends it."""
-    # torch's threads spin while they wait for each other: with one busy neighbour on two cores the digits took 32 s
-    # instead of 7, and 11 with this. It is read when torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    missing = [name for name in ("torch", "onnx", "onnxscript", "sklearn") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise SetupError(f"{', '.join(missing)} missing: run `pip install 'saccade[cpu,train]'`")

@@ -149,6 +149,26 @@ def from_array(array: Array, spec: Preprocessing) -> Array:
     return fit(_picture(array), spec)
 
 
+def read(encoded: bytes, *, max_pixels: int) -> Array:
+    """Return a picture at its own size, upright and opaque: uint8 [height, width, 3], or [height, width] if it is grey.
+
+    Raises:
+        InvalidInput: it is no picture that can be decoded, or it has more than `max_pixels`.
+    """
+    source = formats.read(encoded, max_pixels=max_pixels)
+    try:
+        with _opened(source) as opened:
+            formats.check_size(opened.width, opened.height, max_pixels)
+            picture = _opaque(opened)
+            picture = picture.convert("L" if picture.mode in {"1", "L"} else "RGB")
+            turn = _UPRIGHT.get(source.orientation)
+            return np.array(picture if turn is None else picture.transpose(turn))
+    except SaccadeError:
+        raise
+    except Exception:  # noqa: BLE001 - decoders raise whatever they like on hostile bytes
+        raise formats.broken(encoded) from None
+
+
 def encode_png(array: Array) -> bytes:
     """Return the PNG file of a picture, uint8 [height, width] or [height, width, 1 or 3]."""
     file = io.BytesIO()

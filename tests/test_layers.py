@@ -59,7 +59,7 @@ OWNERS = {
     "onnxruntime": {"service/session.py"},
     "PIL": {"service/image.py"},
     "prometheus_client": {"service/metrics.py"},
-    "typer": {"service/cli.py", "export/cli.py", "export/cli_evaluate.py"},
+    "typer": {"service/cli.py", "export/cli.py", "export/cli_evaluate.py", "export/cli_train.py"},
 }
 FORBIDDEN_TO_SERVE = {"torch", "onnx", "onnxscript", "sklearn", "matplotlib", "export"}
 

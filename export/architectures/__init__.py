@@ -6,7 +6,7 @@ from functools import partial
 
 from torch import nn
 
-from export.architectures import alexnet, all_cnn, convnet, googlenet, lenet, mlp, resnet, vgg
+from export.architectures import alexnet, all_cnn, convnet, googlenet, lenet, mlp, resnet, resnet_cifar, vgg
 from service.errors import SetupError
 
 
@@ -57,6 +57,11 @@ ARCHITECTURES = {
     **{
         f"{name}-small": Architecture(partial(build, small=True), size=32) for name, build in (_VGGS | _RESNETS).items()
     },
+    "resnet20": Architecture(resnet_cifar.resnet20, size=32),
+    "resnet32": Architecture(resnet_cifar.resnet32, size=32),
+    "resnet44": Architecture(resnet_cifar.resnet44, size=32),
+    "resnet56": Architecture(resnet_cifar.resnet56, size=32),
+    "resnet110": Architecture(resnet_cifar.resnet110, size=32),
 }
 
 

@@ -4,6 +4,7 @@ from torch import nn
 
 from export.architectures import ARCHITECTURES, find
 from export.architectures.lenet import LeNet5, LeNet5Paper, squash
+from export.architectures.resnet_cifar import Block
 from service.errors import SetupError
 
 
@@ -45,6 +46,33 @@ def test_paper_total() -> None:
 def test_taught_total() -> None:
     """The taught variant has 61,706 parameters for ten classes and one channel."""
     assert parameters(LeNet5()) == 61706
+
+
+@pytest.mark.parametrize(
+    ("layers", "count"), [(20, 269_722), (32, 464_154), (44, 658_586), (56, 853_018), (110, 1_727_962)]
+)
+def test_resnet_cifar_total(layers: int, count: int) -> None:
+    """The CIFAR-10 ResNets have as many parameters as table 6 of their paper says, here to the last one."""
+    assert parameters(find(f"resnet{layers}").build(3, 10)) == count
+
+
+@pytest.mark.parametrize("layers", [20, 32, 44, 56, 110])
+def test_resnet_cifar_layers(layers: int) -> None:
+    """They have 6n + 2 layers with weights: 3x3 convolutions without shortcut projections, and one linear layer."""
+    network = find(f"resnet{layers}").build(3, 10)
+    kernels = [module.kernel_size for module in network.modules() if isinstance(module, nn.Conv2d)]
+    assert len(kernels) + 1 == layers
+    assert set(kernels) == {(3, 3)}
+
+
+def test_resnet_shortcut() -> None:
+    """Where maps shrink, the shortcut takes every second pixel and adds maps of zeros (option A)."""
+    block = Block(2, 4, stride=2)
+    nn.init.zeros_(block.get_parameter("second.1.weight"))
+    maps = torch.rand(1, 2, 6, 6)
+    shortcut = block(maps)
+    assert torch.equal(shortcut[:, :2], maps[:, :, ::2, ::2])
+    assert not shortcut[:, 2:].any()
 
 
 def test_table_joins_c3_to_s2() -> None:

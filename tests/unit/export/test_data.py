@@ -104,7 +104,7 @@ def test_missing_files(tmp_path: Path) -> None:
         data.load("idx", tmp_path)
     with pytest.raises(SetupError, match="--data-folder"):
         data.load("idx")
-    with pytest.raises(SetupError, match="digits, idx"):
+    with pytest.raises(SetupError, match="digits, idx, mnist, fashion-mnist, cifar10, folder"):
         data.load("nothing")
 
 
@@ -114,3 +114,28 @@ def test_prepared_as_serving_does(digits: data.Data) -> None:
     some = digits.validation.take(np.arange(5))
     served = np.stack([image.decode(image.encode_png(picture), spec, max_pixels=10000) for picture in some.images])
     np.testing.assert_array_equal(data.prepare(some, spec), served)
+
+
+def test_classes_are_named(tmp_path: Path) -> None:
+    """Classes are called as the data set's authors call them, as labels.txt says, or by their numbers."""
+    write_set(tmp_path, "train", 36)
+    assert data.load("idx", tmp_path).classes == ("0", "1", "2")
+    assert data.load("fashion-mnist", tmp_path).classes[9] == "Ankle boot"
+    (tmp_path / "labels.txt").write_text("cat\ndog\n\nbird\n")
+    assert data.load("idx", tmp_path).classes == ("cat", "dog", "bird")
+
+
+def test_too_few_names(tmp_path: Path) -> None:
+    """A labels.txt that names fewer classes than there are is an error with both numbers."""
+    write_set(tmp_path, "train", 36)
+    (tmp_path / "labels.txt").write_text("cat\ndog\n")
+    with pytest.raises(SetupError, match=r"labels\.txt names 2 classes, but the labels go up to 2"):
+        data.load("idx", tmp_path)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_one_class(tmp_path: Path, count: int) -> None:
+    """Files with pictures of one class, or none, are an error."""
+    write_set(tmp_path, "train", count)
+    with pytest.raises(SetupError, match="needs at least two"):
+        data.load("idx", tmp_path)

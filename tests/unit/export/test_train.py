@@ -1,15 +1,19 @@
 import csv
+import importlib.metadata
+import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from export import checkpoint, data, recipes
+from export import checkpoint, data
 from export.checkpoint import Checkpoint, Classifier
 from export.evaluate import accuracy
-from export.train import Epoch, augment, channel_statistics, train
+from export.run import Epoch, load_state
+from export.train import Step, Told, channel_statistics, input_of, train
 from service.errors import SetupError
 from tests.unit.export.conftest import QUICK
 
@@ -47,8 +51,95 @@ def test_progress_is_told(tmp_path: Path, digits: data.Data) -> None:
     """Every epoch is told as it ends."""
     told: list[Epoch] = []
     few = replace(digits, train=digits.train.take(np.arange(64)), validation=digits.validation.take(np.arange(16)))
-    train(replace(QUICK, epochs=2), few, tmp_path, told.append)
+    train(replace(QUICK, epochs=2), few, tmp_path, Told(told.append))
     assert [epoch.epoch for epoch in told] == [1, 2]
+
+
+def few_of(digits: data.Data) -> data.Data:
+    """Return enough of the digits for a run of a second."""
+    return replace(digits, train=digits.train.take(np.arange(96)), validation=digits.validation.take(np.arange(32)))
+
+
+def test_steps_are_told(tmp_path: Path, digits: data.Data) -> None:
+    """Steps are told with how many there are in all, and pictures a second."""
+    told: list[Step] = []
+    train(replace(QUICK, epochs=1), few_of(digits), tmp_path, Told(step=told.append))
+    assert {step.total for step in told} == {3}
+    assert all(step.images_per_second > 0 for step in told)
+
+
+@pytest.mark.parametrize(("batch_size", "steps"), [(0, 2), (1, 192), (32, 6), (64, 4)])
+def test_batch_sizes(tmp_path: Path, digits: data.Data, batch_size: int, steps: int) -> None:
+    """The whole split, single pictures and anything between: the last batch of an epoch may be smaller."""
+    train(replace(QUICK, epochs=2, batch_size=batch_size), few_of(digits), tmp_path)
+    assert load_state(tmp_path).steps["done"] == steps
+
+
+def test_record(run: Path, digits: data.Data) -> None:
+    """The run's record says the recipe, the seed, the data, the versions and the machine."""
+    record = json.loads((run / "run.json").read_text())
+    assert record["recipe"] == QUICK.fields()
+    assert record["seed"] == QUICK.seed
+    assert record["data"]["train"] == len(digits.train)
+    assert record["versions"]["torch"] == importlib.metadata.version("torch")
+    assert record["processes"] == 1
+
+
+def test_curves(run: Path) -> None:
+    """The run's folder holds a drawing of loss and accuracy."""
+    drawn = (run / "curves.svg").read_text()
+    assert "<svg" in drawn
+
+
+def test_early_stop(tmp_path: Path, digits: data.Data) -> None:
+    """With patience 2 a run that gets no better ends two epochs after its best, and keeps that."""
+    still = replace(QUICK, epochs=30, learning_rate=1e-12, patience=2, start="")
+    told: list[Epoch] = []
+    train(still, few_of(digits), tmp_path, Told(told.append))
+    assert len(told) == 3
+
+
+def test_astray(tmp_path: Path, digits: data.Data) -> None:
+    """A loss that is no number any more ends the run with what to change."""
+    wild = replace(QUICK, optimizer="sgd", learning_rate=1e9, warmup=0.0, epochs=5)
+    with pytest.raises(SetupError, match=r"loss of epoch \d is nan.*--set clip=1"):
+        train(wild, few_of(digits), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"optimizer": "sgd", "learning_rate": 0.05, "clip": 1.0},
+        {"loss": "mse"},
+        {"mixup": 0.4},
+        {"mixup": 0.4, "loss": "mse"},
+        {"label_smoothing": 0.1, "schedule": "linear"},
+        {"average": 0.9},
+        {"precision": "bf16"},
+        {"precision": "fp16"},
+        {"crop": 2, "cutout": 4},
+    ],
+    ids=str,
+)
+def test_every_setting_learns(tmp_path: Path, digits: data.Data, fields: dict[str, Any]) -> None:
+    """Each optimizer, loss, precision and augmentation learns the digits far better than chance."""
+    some = replace(digits, train=digits.train.take(np.arange(320)), validation=digits.validation.take(np.arange(100)))
+    assert train(replace(QUICK, epochs=8, **fields), some, tmp_path).accuracy > 0.5
+
+
+def test_start_size_needs_a_network_of_any_size(tmp_path: Path, digits: data.Data) -> None:
+    """Small pictures at first, for a network of one input size, are an error that says so."""
+    with pytest.raises(SetupError, match="start_size is 20, but lenet5 takes pictures of 28x28 only"):
+        train(replace(QUICK, start_size=20), few_of(digits), tmp_path)
+
+
+def test_channels_follow_the_data(digits: data.Data) -> None:
+    """Grey pictures make a network of one channel, coloured ones of three; a recipe may ask for another."""
+    colours = np.stack([digits.train.images] * 3, axis=-1)
+    coloured = replace(digits, train=data.Pictures(colours, digits.train.labels))
+    assert input_of(QUICK, digits).channels == 1
+    assert input_of(QUICK, coloured).channels == 3
+    assert input_of(replace(QUICK, channels=1), coloured).channels == 1
 
 
 def test_checkpoint_comes_back(trained: Checkpoint, tmp_path: Path) -> None:
@@ -82,34 +173,3 @@ def test_normalisation() -> None:
     assert normal.shape == (50, 3, 8, 8)
     assert torch.allclose(normal.mean(dim=(0, 2, 3)), torch.zeros(3), atol=1e-4)
     assert torch.allclose(normal.std(dim=(0, 2, 3)), torch.ones(3), atol=1e-3)
-
-
-def test_augmentation_off() -> None:
-    """With all bounds 0 pictures stay as they are."""
-    still = replace(QUICK, shift=0, scale=0, rotate=0, invert=0)
-    pictures = torch.rand(4, 1, 8, 8)
-    assert torch.equal(augment(pictures, still), pictures)
-
-
-def test_augmentation_moves_within_bounds() -> None:
-    """A shift of a quarter of the width never moves a dot further than that, and does move it."""
-    torch.manual_seed(0)
-    pictures = torch.zeros(200, 1, 16, 16)
-    pictures[:, :, 7:9, 7:9] = 1
-    moved = augment(pictures, replace(QUICK, shift=0.25, scale=0, rotate=0))
-    columns = (moved.sum(dim=(1, 2)) * torch.arange(16)).sum(dim=1) / moved.sum(dim=(1, 2, 3))
-    assert (columns - 7.5).abs().max() <= 4.01
-    assert (columns - 7.5).abs().max() > 3
-
-
-def test_inversion() -> None:
-    """Inverting always turns black to white and white to black."""
-    pictures = torch.tensor([[-1.0, 3.0]]).reshape(1, 1, 1, 2)
-    inverted = augment(pictures, replace(QUICK, shift=0, scale=0, rotate=0, invert=1.0))
-    assert inverted.flatten().tolist() == [3.0, -1.0]
-
-
-def test_unknown_recipe() -> None:
-    """An unknown recipe is an error that names those there are."""
-    with pytest.raises(SetupError, match="lenet5-digits"):
-        recipes.find("nothing")

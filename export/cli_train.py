@@ -1,0 +1,151 @@
+"""The command that trains; what needs torch is imported inside it."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from export.extra import need_extra
+from service.errors import SetupError
+
+if TYPE_CHECKING:
+    from export.checkpoint import Checkpoint
+    from export.recipes import Recipe
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="Recipe; without one they are listed.", show_default=False)] = "",
+    *,
+    run: Annotated[Path | None, typer.Option(help="Folder of the run. [default: runs/RECIPE]")] = None,
+    data_folder: Annotated[
+        Path | None, typer.Option(help="Folder or zip file of the data. [default: data/NAME, where there is one]")
+    ] = None,
+    download: Annotated[bool, typer.Option("--download", help="Fetch public data that are not there.")] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out pictures that cannot be read.")] = False,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.")] = None,
+    batch_size: Annotated[str, typer.Option(help="Instead of the recipe's: all, or a number.", metavar="N|all")] = "",
+    seed: Annotated[int | None, typer.Option(min=0, help="Instead of the recipe's.")] = None,
+    start: Annotated[str, typer.Option(help="Run or weights to fine-tune.", metavar="RUN|FILE")] = "",
+    freeze: Annotated[str, typer.Option(help="Parts that stay as they are.", metavar="NAME,NAME")] = "",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Any field of the recipe; repeatable.", metavar="FIELD=VALUE")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on after the run's last whole epoch.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result for a program to read.")] = False,
+) -> None:
+    """Train a network by a recipe. Without a recipe, list them.
+
+    Under torchrun several processes or GPUs train one network together.
+
+    Examples:
+
+        saccade train
+
+        saccade train lenet5-digits --epochs 5 --run runs/short
+
+        saccade train lenet5-mnist --download
+
+        saccade train resnet20-cifar10 --data-folder cifar-10-batches-bin --set learning_rate=0.1 --set clip=1
+
+        saccade train resnet20-cifar10 --resume
+
+        saccade train resnet20-cifar10 --set data=folder --data-folder photos.zip --start runs/resnet20-cifar10
+        --freeze stem,stages.0 --set body_rate=0.1
+
+        torchrun --nproc-per-node 2 --no-python -- saccade train resnet20-cifar10 --run runs/two
+    """
+    need_extra()
+    from export import recipes
+
+    if not recipe:
+        _list(as_json)
+        return
+    named = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "start": start, "freeze": freeze}
+    given = [f"{name}={value}" for name, value in named.items() if value is not None and value != ""]
+    chosen = recipes.change(recipes.find(recipe), [*given, *(settings or [])])
+    run = run or Path("runs") / chosen.name
+    _refuse_to_lose(run, resume=resume)
+    folder = _data_folder(chosen, data_folder, download=download, quiet=as_json)
+    trained = run_training(chosen, run, folder, resume=resume, skip_bad=skip_bad, quiet=as_json)
+    if trained is None:
+        return
+    if as_json:
+        typer.echo(json.dumps({"run": str(run), "accuracy": trained.accuracy, "recipe": chosen.fields()}))
+        return
+    typer.echo(f"{run}: {trained.accuracy:.2%} of the validation split; next: saccade export {run} --repository models")
+
+
+def run_training(
+    recipe: "Recipe",
+    run: Path,
+    data_folder: Path | None,
+    *,
+    resume: bool = False,
+    skip_bad: bool = False,
+    quiet: bool = False,
+) -> "Checkpoint | None":
+    """Train with a progress bar on the terminal; None in those of several processes that only help."""
+    from export import data, processes, progress
+    from export.train import input_of
+    from export.train import train as train_by
+
+    spec = input_of(recipe) if recipe.data == "folder" else None
+    pictures = data.load(recipe.data, data_folder, seed=recipe.seed, spec=spec, skip_bad=skip_bad)
+    with (
+        processes.join() as among,
+        progress.training(recipe.name, recipe.epochs, quiet=quiet or not among.first) as told,
+    ):
+        if pictures.bad and among.first:
+            typer.echo(
+                f"left out {len(pictures.bad)} pictures that cannot be read: {'; '.join(pictures.bad)}", err=True
+            )
+        trained = train_by(recipe, pictures, run, told, resume=resume, among=among)
+        return trained if among.first else None
+
+
+def _data_folder(recipe: "Recipe", given: Path | None, *, download: bool, quiet: bool) -> Path | None:
+    """Return where the data are: as given, else data/NAME if it is there; fetch them if asked to."""
+    usual = Path("data") / recipe.data
+    if download:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise SetupError("--download under torchrun would fetch once a process: run the command once without it")
+        from export import progress
+        from export.data.download import fetch
+
+        with progress.download(quiet=quiet) as on_bytes:
+            fetch(recipe.data, given or usual, on_bytes=on_bytes)
+    return given or (usual if usual.is_dir() else None)
+
+
+def _refuse_to_lose(run: Path, *, resume: bool) -> None:
+    from export.run import unfinished
+
+    stopped = "" if resume else unfinished(run)
+    if stopped:
+        raise SetupError(
+            f"{run} holds a run that stopped {stopped}: go on with it by --resume, give another folder by --run, "
+            f"or delete {run} to start anew"
+        )
+
+
+def _list(as_json: bool) -> None:  # noqa: FBT001 - passed on from the option
+    """Print the recipes, what to expect of them, and where that was measured."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from export.recipes import RECIPES
+
+    if as_json:
+        typer.echo(json.dumps([recipe.fields() for recipe in RECIPES.values()]))
+        return
+    table = Table("recipe", "network", "data", "epochs", "accuracy", "measured")
+    for recipe in RECIPES.values():
+        told = recipe.measured or "not by us: as published, on the official test split"
+        table.add_row(
+            recipe.name, recipe.architecture, recipe.data, str(recipe.epochs), f"{recipe.expected_accuracy:.2%}", told
+        )
+    # A log or a pipe has no width: rich would cut the words at 80 characters.
+    Console(width=None if sys.stdout.isatty() else 160).print(table)

@@ -1,0 +1,77 @@
+"""Fine-tuning: a network that starts from trained weights, with a new head, parts that stay and a slower body."""
+
+from pathlib import Path
+
+from torch import nn
+
+from export import checkpoint, weights
+from service.errors import SetupError
+
+SHOWN = 3
+"""How many names an error shows."""
+
+
+def start_from(network: nn.Module, source: str, *, training_only: tuple[str, ...] = ()) -> None:
+    """Give the network the weights of a run or of a weight file; a head for other classes stays new.
+
+    Args:
+        network: what is to be trained.
+        source: a run's folder or its checkpoint, or a file that export.weights reads.
+        training_only: modules that the weights may lack; they too stay new where they do not fit.
+
+    Raises:
+        SetupError: there are none, or they are another network's.
+    """
+    given = _read(Path(source))
+    own = network.state_dict()
+    new = (head_of(network), *training_only)
+    # Norms saved long ago do not count their batches.
+    needed = [name for name in own if not name.endswith("num_batches_tracked")]
+    other = [name for name in needed if name not in given or given[name].shape != own[name].shape]
+    wrong = [name for name in other if not name.startswith(tuple(f"{part}." for part in new))]
+    if wrong:
+        more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+        raise SetupError(
+            f"{source} holds another network's weights: {', '.join(wrong[:SHOWN])}{more} missing or of another shape"
+        )
+    fitting = {name: given[name] for name in own if name in given and name not in other}
+    network.load_state_dict(fitting, strict=False)
+
+
+def head_of(network: nn.Module) -> str:
+    """Return the name of the last layer with weights of its own: what maps features to classes."""
+    with_weights: list[str] = [
+        name for name, module in network.named_modules() if list(module.parameters(recurse=False))
+    ]
+    return with_weights[-1]
+
+
+def freeze(network: nn.Module, parts: str) -> list[nn.Module]:
+    """Stop training the named parts, and return them: their norms must stay in evaluation mode.
+
+    Args:
+        network: what is trained.
+        parts: names of modules with commas between, for example `stem,stages.0`.
+
+    Raises:
+        SetupError: there is no such part; names those there are. Or nothing would be left to train.
+    """
+    modules = dict(network.named_modules())
+    frozen = []
+    for part in filter(None, (word.strip() for word in parts.split(","))):
+        if part not in modules:
+            there = [name for name in modules if name and name.count(".") < 2]
+            raise SetupError(f"freeze names {part!r}; the parts of the network are {', '.join(there)}")
+        frozen.append(modules[part].requires_grad_(requires_grad=False))
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise SetupError(f"freeze is {parts!r}, which leaves nothing to train")
+    return frozen
+
+
+def _read(path: Path) -> weights.Weights:
+    folder = path.parent if path.name == checkpoint.FILE else path
+    if folder.is_dir() and (folder == path or path.is_file()):
+        return checkpoint.load(folder).network.state_dict()
+    if not path.exists():
+        raise SetupError(f"start is {path}, which is not there; give a run's folder or a file of weights")
+    return weights.read(path)

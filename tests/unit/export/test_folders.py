@@ -1,0 +1,225 @@
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from export import data
+from export.data import folders
+from service import image
+from service.errors import SetupError
+from service.manifest import Preprocessing
+
+SPEC = Preprocessing(height=8, width=8, channels=3)
+
+
+def picture(number: int, height: int = 6, width: int = 5) -> np.ndarray:
+    """Return a coloured picture, every number another one."""
+    return np.random.default_rng(number).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def write(folder: Path, classes: str = "ab", count: int = 10) -> Path:
+    """Write folders of PNG pictures, `count` a class."""
+    for index, word in enumerate(classes):
+        (folder / word).mkdir(parents=True)
+        for number in range(count):
+            (folder / word / f"{number:02}.png").write_bytes(image.encode_png(picture(index * 1000 + number)))
+    return folder
+
+
+def zipped(folder: Path, path: Path, prefix: str = "") -> Path:
+    """Pack a folder's files into a zip file."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(folder.rglob("*.png")):
+            archive.write(file, prefix + str(file.relative_to(folder)))
+    return path
+
+
+def test_class_folders(tmp_path: Path) -> None:
+    """Each folder is a class of its name, in alphabetical order; a tenth of each is kept to choose by."""
+    read = data.load("folder", write(tmp_path / "pets", "dc"))
+    assert (read.name, read.classes) == ("pets", ("c", "d"))
+    assert (len(read.train), len(read.validation), len(read.test)) == (18, 2, 0)
+    assert sorted(read.validation.labels) == [0, 1]
+
+
+def test_pictures_keep_their_labels(tmp_path: Path) -> None:
+    """Every picture is there once, with the class of its folder."""
+    read = data.load("folder", write(tmp_path / "pets"))
+    for part in (read.train, read.validation):
+        for pixels, label in zip(part.images, part.labels, strict=True):
+            numbers = range(label * 1000, label * 1000 + 10)
+            assert sum(np.array_equal(pixels, picture(number)) for number in numbers) == 1
+
+
+@pytest.mark.parametrize("prefix", ["", "pets/", "some/where/"])
+def test_zip(tmp_path: Path, prefix: str) -> None:
+    """A zip file gives what the folder gives, whatever folder it holds everything in."""
+    folder = write(tmp_path / "pets")
+    unpacked, packed = (data.load("folder", path) for path in (folder, zipped(folder, tmp_path / "pets.zip", prefix)))
+    np.testing.assert_array_equal(unpacked.train.images, packed.train.images)
+    np.testing.assert_array_equal(unpacked.train.labels, packed.train.labels)
+    assert packed.classes == unpacked.classes
+
+
+@pytest.mark.parametrize("word", ["val", "validation"])
+def test_parts(tmp_path: Path, word: str) -> None:
+    """Folders `train`, `val` and `test` are the parts, and nothing is split off."""
+    write(tmp_path / "train", count=4)
+    write(tmp_path / word, count=2)
+    write(tmp_path / "test", count=1)
+    read = data.load("folder", tmp_path)
+    assert (len(read.train), len(read.validation), len(read.test)) == (8, 4, 2)
+
+
+def test_zip_beside(tmp_path: Path) -> None:
+    """A folder that holds `train.zip` is read like one that holds `train`."""
+    zipped(write(tmp_path / "made"), tmp_path / "train.zip")
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (tmp_path / "train.zip").rename(folder / "train.zip")
+    assert len(data.load("cifar10", folder).train) == 18
+
+
+def test_same_seed_same_split(tmp_path: Path) -> None:
+    """The split follows the seed."""
+    folder = write(tmp_path / "pets")
+    first, again, other = (data.load("folder", folder, seed=seed).validation.images for seed in (1, 1, 2))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_bad_pictures_are_named(tmp_path: Path) -> None:
+    """Pictures that cannot be read are an error with the names of their files and the way on."""
+    folder = write(tmp_path / "pets")
+    (folder / "a/03.png").write_bytes(b"no picture")
+    (folder / "b/05.png").write_bytes((folder / "b/05.png").read_bytes()[:40])
+    with pytest.raises(SetupError, match=r"a/03\.png.*b/05\.png.*--skip-bad"):
+        data.load("folder", folder)
+
+
+def test_bad_pictures_are_counted(tmp_path: Path) -> None:
+    """With skip_bad they are left out, and the data say which."""
+    folder = write(tmp_path / "pets")
+    (folder / "a/03.png").write_bytes(b"no picture")
+    read = data.load("folder", folder, skip_bad=True)
+    assert len(read.train) + len(read.validation) == 19
+    [told] = read.bad
+    assert told.startswith(str(folder / "a/03.png"))
+
+
+def test_many_bad_pictures(tmp_path: Path) -> None:
+    """Of many bad pictures the error names three and counts the others."""
+    folder = write(tmp_path / "pets")
+    for number in range(5):
+        (folder / f"a/0{number}.png").write_bytes(b"")
+    with pytest.raises(SetupError, match="and 2 more"):
+        data.load("folder", folder)
+
+
+def test_empty_class(tmp_path: Path) -> None:
+    """A class without a picture is an error with its name."""
+    folder = write(tmp_path / "pets")
+    (folder / "c").mkdir()
+    (folder / "c/notes.txt").write_text("none yet")
+    with pytest.raises(SetupError, match="no picture that can be read in c"):
+        data.load("folder", folder)
+
+
+def test_class_of_bad_pictures_only(tmp_path: Path) -> None:
+    """Leaving out bad pictures may not leave a class empty."""
+    folder = write(tmp_path / "pets", count=1)
+    (folder / "b/00.png").write_bytes(b"")
+    with pytest.raises(SetupError, match="no picture that can be read in b"):
+        data.load("folder", folder, skip_bad=True)
+
+
+@pytest.mark.parametrize("classes", ["", "a"])
+def test_one_class(tmp_path: Path, classes: str) -> None:
+    """One class or none is an error: there is nothing to tell apart."""
+    (tmp_path / "pets").mkdir()
+    write(tmp_path / "pets", classes)
+    with pytest.raises(SetupError, match="at least two classes"):
+        data.load("folder", tmp_path / "pets")
+
+
+def test_strange_class(tmp_path: Path) -> None:
+    """A class that only the other parts have is an error with its name."""
+    write(tmp_path / "train", "ab")
+    write(tmp_path / "val", "abz")
+    with pytest.raises(SetupError, match="val: z: no such class"):
+        data.load("folder", tmp_path)
+
+
+def test_too_few_to_split(tmp_path: Path) -> None:
+    """Where a tenth of every class is less than one picture, the error says what to give."""
+    with pytest.raises(SetupError, match="ten or more of a class, or a folder `val`"):
+        data.load("folder", write(tmp_path / "pets", count=2))
+
+
+@pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04cut"])
+def test_no_zip(tmp_path: Path, content: bytes | None) -> None:
+    """A path that is not there or no zip file is an error with its name."""
+    path = tmp_path / "pets.zip"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(SetupError, match=r"pets\.zip"):
+        data.load("folder", path)
+
+
+def test_mixed_sizes(tmp_path: Path) -> None:
+    """Pictures of several sizes keep them, and `prepare` makes of each what serving would."""
+    folder = write(tmp_path / "pets")
+    (folder / "a/00.png").write_bytes(image.encode_png(picture(0, 20, 9)))
+    read = data.load("folder", folder)
+    assert {picture.shape for picture in (*read.train.images, *read.validation.images)} == {(6, 5, 3), (20, 9, 3)}
+    served = [
+        image.decode(image.encode_png(np.asarray(pixels)), SPEC, max_pixels=10000) for pixels in read.train.images
+    ]
+    np.testing.assert_array_equal(data.prepare(read.train, SPEC), np.stack(served))
+
+
+def test_decoded_for_an_input(tmp_path: Path) -> None:
+    """With a spec, pictures are decoded straight to it, as serving does."""
+    folder = write(tmp_path / "pets")
+    (folder / "a/00.png").write_bytes(image.encode_png(picture(0, 20, 9)))
+    read = data.load("folder", folder, spec=SPEC)
+    assert read.train.images.shape == (18, 8, 8, 3)
+    np.testing.assert_array_equal(read.train.images, data.prepare(data.load("folder", folder).train, SPEC))
+
+
+def test_grey_among_coloured(tmp_path: Path) -> None:
+    """Grey pictures among coloured ones of the same size become grey in three channels."""
+    folder = write(tmp_path / "pets")
+    (folder / "a/00.png").write_bytes(image.encode_png(picture(0)[:, :, 0]))
+    read = data.load("folder", folder)
+    assert read.train.images.shape == (18, 6, 5, 3)
+
+
+def test_other_files_do_not_count(tmp_path: Path) -> None:
+    """Text files, hidden folders and what archivers of Apple leave behind are no pictures and no classes."""
+    folder = write(tmp_path / "pets")
+    (folder / "a/readme.txt").write_text("read me")
+    (folder / "a/._00.png").write_bytes(b"rubbish")
+    (folder / ".cache").mkdir()
+    (folder / "__MACOSX").mkdir()
+    assert data.load("folder", folder).classes == ("a", "b")
+
+
+def test_bad_pictures_leave_no_gap(tmp_path: Path) -> None:
+    """Left-out pictures leave no gap among those that are decoded for an input."""
+    folder = write(tmp_path / "pets")
+    (folder / "a/04.png").write_bytes(b"rubbish")
+    read = data.load("folder", folder, spec=SPEC, skip_bad=True)
+    without = tmp_path / "without"
+    folder.rename(without)
+    (without / "a/04.png").unlink()
+    np.testing.assert_array_equal(read.train.images, data.load("folder", without, spec=SPEC).train.images)
+
+
+def test_more_than_the_memory(tmp_path: Path) -> None:
+    """Pictures that take more memory than the machine has are refused with both figures."""
+    folder = write(tmp_path / "pets")
+    assert len(folders.load(folder, how=folders.How(spec=SPEC, memory=3840)).train) == 18
+    with pytest.raises(SetupError, match="20 pictures of 8x8 take 3,840 bytes of memory, and this machine has 3,839"):
+        folders.load(folder, how=folders.How(spec=SPEC, memory=3839))

@@ -1,0 +1,146 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from export.data import Data
+from export.run import Epoch, load_state, unfinished
+from export.step import Steps
+from export.train import Step, Told, train
+from service.errors import SetupError
+from tests.unit.export.conftest import QUICK
+
+RECIPE = replace(
+    QUICK, architecture="resnet20", epochs=3, batch_size=16, optimizer="sgd", learning_rate=0.1, average=0.9, crop=1
+)
+"""Everything that a run must remember: momentum, running statistics, an average of weights, random numbers."""
+
+
+class Killed(Exception):
+    """Ends a run as a kill would: nothing is written after it."""
+
+
+@pytest.fixture(scope="module")
+def few(digits: Data) -> Data:
+    """Return enough of the digits for a run of seconds."""
+    return replace(digits, train=digits.train.take(np.arange(48)), validation=digits.validation.take(np.arange(20)))
+
+
+@pytest.fixture(scope="module")
+def whole(few: Data, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a run that was never stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    train(RECIPE, few, folder)
+    return folder
+
+
+def killed_after(steps: int, folder: Path, few: Data) -> None:
+    """Run until so many steps are done, the step that is told included."""
+    done = 0
+
+    def count(_: Step) -> None:
+        nonlocal done
+        done += 1
+        if done == steps:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(RECIPE, few, folder, Told(step=count, every=0.0))
+
+
+def same(first: object, second: object) -> bool:
+    """Return whether two states hold the same, to the last bit."""
+    if isinstance(first, torch.Tensor):
+        return isinstance(second, torch.Tensor) and torch.equal(first, second)
+    if isinstance(first, dict):
+        return (
+            isinstance(second, dict) and first.keys() == second.keys() and all(same(first[k], second[k]) for k in first)
+        )
+    if isinstance(first, list | tuple):
+        return isinstance(second, list | tuple) and all(same(a, b) for a, b in zip(first, second, strict=True))
+    return first == second
+
+
+@pytest.mark.parametrize("steps", [4, 5, 8])
+def test_resumed_as_if_never_stopped(tmp_path: Path, few: Data, whole: Path, steps: int) -> None:
+    """A run killed in its second or third epoch and resumed ends with the same bits as one that was not."""
+    killed_after(steps, tmp_path, few)
+    train(RECIPE, few, tmp_path, resume=True)
+    ended, expected = load_state(tmp_path), load_state(whole)
+    assert same(ended.steps, expected.steps)
+    assert ended.accuracy == expected.accuracy
+    assert [(epoch.loss, epoch.accuracy) for epoch in ended.epochs] == [
+        (epoch.loss, epoch.accuracy) for epoch in expected.epochs
+    ]
+
+
+def test_same_checkpoint(tmp_path: Path, few: Data, whole: Path) -> None:
+    """The best network of a resumed run is that of the run that was not stopped."""
+    killed_after(7, tmp_path, few)
+    train(RECIPE, few, tmp_path, resume=True)
+    first, second = (torch.load(folder / "checkpoint.pt", weights_only=True)["network"] for folder in (tmp_path, whole))
+    assert same(first, second)
+
+
+def test_killed_between_checkpoint_and_state(
+    tmp_path: Path, few: Data, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill after the checkpoint was written and before the state was repeats the epoch, to the same end."""
+
+    def killed(_: Steps) -> None:
+        raise Killed
+
+    def stop_writing(epoch: Epoch) -> None:
+        if epoch.epoch == 1:
+            monkeypatch.setattr(Steps, "state", killed)
+
+    with pytest.raises(Killed):
+        train(RECIPE, few, tmp_path, Told(stop_writing))
+    monkeypatch.undo()
+    train(RECIPE, few, tmp_path, resume=True)
+    assert same(load_state(tmp_path).steps, load_state(whole).steps)
+
+
+def test_finished(few: Data, whole: Path) -> None:
+    """Resuming a finished run trains nothing more."""
+    told: list[Epoch] = []
+    train(RECIPE, few, whole, Told(told.append), resume=True)
+    assert told == []
+
+
+def test_more_epochs(tmp_path: Path, few: Data) -> None:
+    """A finished run goes on when more epochs are asked for."""
+    train(replace(RECIPE, epochs=1), few, tmp_path)
+    told: list[Epoch] = []
+    train(replace(RECIPE, epochs=2), few, tmp_path, Told(told.append), resume=True)
+    assert [epoch.epoch for epoch in told] == [2]
+
+
+def test_another_recipe(few: Data, whole: Path) -> None:
+    """A run is not resumed by another recipe; the error names what differs."""
+    with pytest.raises(SetupError, match=r"learning_rate was 0\.1 and is 0\.2"):
+        train(replace(RECIPE, learning_rate=0.2), few, whole, resume=True)
+
+
+def test_nothing_to_resume(tmp_path: Path, few: Data) -> None:
+    """Resuming a folder without a run is an error that says how to start one."""
+    with pytest.raises(SetupError, match="without --resume"):
+        train(RECIPE, few, tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("content", [b"", b"rubbish"])
+def test_broken_state(tmp_path: Path, few: Data, content: bytes) -> None:
+    """A state that cannot be read is an error with its name."""
+    (tmp_path / "state.pt").write_bytes(content)
+    with pytest.raises(SetupError, match=r"state\.pt is no state of a run"):
+        train(RECIPE, few, tmp_path, resume=True)
+
+
+def test_unfinished(tmp_path: Path, few: Data, whole: Path) -> None:
+    """A run that was stopped says how far it is; a finished one and an empty folder say nothing."""
+    assert unfinished(tmp_path) == ""
+    assert unfinished(whole) == ""
+    killed_after(4, tmp_path, few)
+    assert unfinished(tmp_path) == "after 1 of 3 epochs"
