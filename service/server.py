@@ -21,8 +21,9 @@ from service.budget import PixelBudget
 from service.config import Settings
 from service.decoder import Decoder
 from service.errors import SetupError
+from service.loading import load_model
 from service.metrics import Metrics
-from service.model import Options, load_model
+from service.model import Options
 from service.repository import RESERVED, Load, Repository
 from service.rpc import classifier, inference, wire
 from service.rpc.calls import Calls, Handler

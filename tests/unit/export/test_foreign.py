@@ -10,9 +10,10 @@ from export.foreign import GOLDEN_SAMPLES, export_file, write_manifest
 from export.presets import PRESETS
 from service import image
 from service.errors import ModelRejected, SetupError
+from service.loading import load_model
 from service.manifest import KEY, metadata, read_manifest
 from service.metrics import Metrics
-from service.model import Model, Options, load_model
+from service.model import Model, Options
 from tests import processes
 from tests.foreign_models import CLASSES, SIDE, layer, samples, write_foreign
 from tests.onnx_models import probabilities

@@ -13,9 +13,10 @@ from export.architectures import find
 from export.published import Published
 from service import image
 from service.errors import SetupError
+from service.loading import load_model
 from service.manifest import Preprocessing, read_manifest, sha256
 from service.metrics import Metrics
-from service.model import Options, load_model
+from service.model import Options
 from tests.networks import lively
 
 

@@ -14,9 +14,10 @@ from onnx import TensorProto
 from service import image
 from service.errors import InvalidInput, ModelRejected
 from service.foreign import CAFFE, CIFAR10, IMAGENET
+from service.loading import load_model
 from service.manifest import sha256
 from service.metrics import Metrics
-from service.model import Model, Options, load_model
+from service.model import Model, Options
 from tests.conftest import Lines
 from tests.foreign_models import CLASSES, SIDE, layer, relocate, samples, write_foreign
 from tests.onnx_models import probabilities

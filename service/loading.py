@@ -1,0 +1,120 @@
+"""Loading a version: a session on the best provider that passes, warmed up and tested against its golden samples."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from service import cores, foreign, image, logs
+from service.errors import InvalidInput, ModelRejected
+from service.graph import external_files, read_graph
+from service.manifest import Manifest, Precision, read_fields, sha256
+from service.metrics import Metrics
+from service.model import Facts, Model, Options, Pixels, Probabilities
+from service.normalise import Normalise
+from service.scores import check_probabilities
+from service.session import Provider, Session, candidates
+from service.tensors import Expected
+
+TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "fp16": 5e-3, "bf16": 3e-2, "int8": 3e-2}
+"""Largest difference from a golden sample's probabilities. fp32 differs by 2e-8 between batch sizes and by up to 1e-5
+between providers; a broken kernel, a wrong channel order or a wrong file differ by tenths."""
+
+
+def load_model(path: Path, name: str, version: int, options: Options, metrics: Metrics) -> Model:
+    """Load, warm up and self-test a model file on the best provider that passes.
+
+    Raises:
+        ModelRejected: no provider that was asked for can run it right; the text says why for each.
+    """
+    fields, graph = read_fields(path), read_graph(path)
+    files = [path, *external_files(path, graph)]
+    expected = foreign.expected(fields, graph)
+    reasons = []
+    for provider in candidates(options.provider, options.available):
+        try:
+            sessions = [open_session(path, provider, options, expected) for _ in range(options.instances)]
+            manifest, inferred = foreign.complete(fields, sessions[0].input, sessions[0].classes, graph)
+            check_against_manifest(sessions[0], manifest)
+            costs, *_ = [session.warm_up() for session in sessions]
+            verified, *_ = [self_test(on_pixels(session, manifest), manifest, options) for session in sessions]
+        except ModelRejected as error:
+            reasons.append(f"{provider}: {error}")
+            continue
+        except Exception as error:  # noqa: BLE001 - a provider that loads and cannot run: no memory, no kernel, no cuDNN
+            logs.failure("provider failed", error, model=name, version=version, provider=provider)
+            reasons.append(f"{provider}: it cannot run the model; the log says why")
+            continue
+        if reasons:
+            logs.warning("provider passed over", model=name, version=version, reasons="; ".join(reasons))
+        inferred = (*sessions[0].assumed, *inferred)
+        if inferred:
+            logs.warning("manifest inferred", model=name, version=version, inferred=", ".join(inferred))
+        facts = Facts(name, version, provider, manifest.precision, verified, sha256(*files), inferred)
+        return Model(facts, manifest, sessions, costs=costs, options=options, metrics=metrics)
+    raise ModelRejected("; ".join(reasons) or f"no provider for --provider {options.provider}")
+
+
+def open_session(path: Path, provider: Provider, options: Options, expected: Expected) -> Session:
+    """Return one session of a model file; the cores are shared by the instances.
+
+    Raises:
+        ModelRejected: see `Session`.
+    """
+    return Session(
+        path,
+        provider,
+        intra_op_threads=options.intra_op_threads or max(1, cores.count() // options.instances),
+        max_batch_size=options.max_batch_size,
+        expected=expected,
+        create=options.create_session,
+    )
+
+
+def on_pixels(session: Session, manifest: Manifest) -> Callable[[Pixels], Probabilities]:
+    """Return what gives the probabilities of pictures uint8 [N, height, width, channels], whatever the graph takes."""
+    normalise = Normalise(manifest.preprocessing, session.input)
+    return lambda pixels: session.run(normalise.batch(pixels))
+
+
+def check_against_manifest(session: Session, manifest: Manifest) -> None:
+    """Refuse a file whose graph is not what its manifest says.
+
+    Raises:
+        ModelRejected: sizes or classes differ.
+    """
+    spec = manifest.preprocessing
+    said = (spec.height, spec.width, spec.channels)
+    if session.input_shape != said:
+        raise ModelRejected(
+            f"the graph takes {session.input_shape} (height, width, channels), the manifest says {said}"
+        )
+    if session.classes != len(manifest.labels):
+        raise ModelRejected(
+            f"the graph gives {session.classes} classes, the manifest has {len(manifest.labels)} labels"
+        )
+
+
+def self_test(run: Callable[[Pixels], Probabilities], manifest: Manifest, options: Options) -> bool:
+    """Return whether golden samples gave the expected probabilities here; False where the file carries none.
+
+    Raises:
+        ModelRejected: a sample gave something else; names the sample, the difference and the limit.
+    """
+    samples, spec, limit = manifest.golden_samples, manifest.preprocessing, TOLERANCE[manifest.precision]
+    for first in range(0, len(samples), options.max_batch_size):
+        chunk = samples[first : first + options.max_batch_size]
+        try:
+            pixels = np.stack([image.decode(sample.picture, spec, max_pixels=options.max_pixels) for sample in chunk])
+        except InvalidInput as error:
+            raise ModelRejected(f"self-test: a golden sample cannot be decoded: {error.reason}") from None
+        probabilities = run(pixels)
+        check_probabilities(probabilities, len(chunk), len(manifest.labels))
+        apart = np.abs(probabilities - np.array([sample.probabilities for sample in chunk], np.float32)).max(axis=1)
+        if apart.max() > limit:
+            worst = int(apart.argmax())
+            raise ModelRejected(
+                f"self-test: golden sample {first + worst} is {apart[worst]:.2g} from its expected probabilities; "
+                f"the limit for {manifest.precision} is {limit:g}"
+            )
+    return bool(samples)
