@@ -132,7 +132,8 @@ def run_export(
     trained = checkpoint.load(run)
     recipe = trained.recipe
     spec = trained.spec if recipe.data == "folder" else None
-    pictures = data.load(recipe.data, data_folder, seed=recipe.seed, spec=spec)
+    # Training told of bad pictures, or there were none: without them the split is the same again.
+    pictures = data.load(recipe.data, data_folder, seed=recipe.seed, spec=spec, skip_bad=True)
     with Console(stderr=True).status("exporting") as status, tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         onnx_export.export_graph(trained, path)

@@ -30,7 +30,7 @@ def train(
     seed: Annotated[int | None, typer.Option(min=0, help="Instead of the recipe's.")] = None,
     start: Annotated[str, typer.Option(help="Run or weights to fine-tune.", metavar="RUN|FILE")] = "",
     freeze: Annotated[str, typer.Option(help="Parts that stay as they are.", metavar="NAME,NAME")] = "",
-    settings: Annotated[
+    fields: Annotated[
         list[str] | None, typer.Option("--set", help="Any field of the recipe; repeatable.", metavar="FIELD=VALUE")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on after the run's last whole epoch.")] = False,
@@ -58,14 +58,14 @@ def train(
         torchrun --nproc-per-node 2 --no-python -- saccade train resnet20-cifar10 --run runs/two
     """
     need_extra()
-    from export import recipes
+    from export import recipes, settings
 
     if not recipe:
         _list(as_json)
         return
     named = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "start": start, "freeze": freeze}
     given = [f"{name}={value}" for name, value in named.items() if value is not None and value != ""]
-    chosen = recipes.change(recipes.find(recipe), [*given, *(settings or [])])
+    chosen = settings.change(recipes.find(recipe), [*given, *(fields or [])])
     run = run or Path("runs") / chosen.name
     _refuse_to_lose(run, resume=resume)
     folder = _data_folder(chosen, data_folder, download=download, quiet=as_json)
@@ -143,7 +143,7 @@ def _list(as_json: bool) -> None:  # noqa: FBT001 - passed on from the option
         return
     table = Table("recipe", "network", "data", "epochs", "accuracy", "measured")
     for recipe in RECIPES.values():
-        told = recipe.measured or "not by us: as published, on the official test split"
+        told = recipe.measured or "by others, on the official test split"
         table.add_row(
             recipe.name, recipe.architecture, recipe.data, str(recipe.epochs), f"{recipe.expected_accuracy:.2%}", told
         )

@@ -1,6 +1,6 @@
 import pytest
 
-from export import architectures, data, recipes
+from export import architectures, data, recipes, settings
 from service.errors import SetupError
 
 DIGITS = recipes.find("lenet5-digits")
@@ -14,7 +14,7 @@ def test_unknown_recipe() -> None:
 
 def test_any_field_can_be_set() -> None:
     """Settings change numbers, words and switches, with dashes or underscores, and the last one counts."""
-    changed = recipes.change(
+    changed = settings.change(
         DIGITS, ["learning-rate=0.5", "learning_rate=0.1", "epochs=7", "optimizer=sgd", "flip=true", "freeze=a,b=c"]
     )
     assert (changed.learning_rate, changed.epochs, changed.optimizer) == (0.1, 7, "sgd")
@@ -25,7 +25,7 @@ def test_any_field_can_be_set() -> None:
 @pytest.mark.parametrize(("text", "size"), [("all", 0), ("1", 1), ("64", 64)])
 def test_batch_size(text: str, size: int) -> None:
     """Full-batch, single-sample and mini-batch gradient descent are one setting."""
-    assert recipes.change(DIGITS, [f"batch_size={text}"]).batch_size == size
+    assert settings.change(DIGITS, [f"batch_size={text}"]).batch_size == size
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_batch_size(text: str, size: int) -> None:
 def test_wrong_settings(setting: str, words: str) -> None:
     """A setting that names no field, or a value that it cannot have, is an error that says what can be."""
     with pytest.raises(SetupError, match=words):
-        recipes.change(DIGITS, [setting])
+        settings.change(DIGITS, [setting])
 
 
 @pytest.mark.parametrize("recipe", recipes.RECIPES.values(), ids=lambda recipe: recipe.name)
@@ -55,7 +55,7 @@ def test_every_recipe_can_be_written_as_settings(recipe: recipes.Recipe) -> None
     """What a frozen recipe says could be said on the command line: it is within all bounds."""
     fixed = {"name", "expected_accuracy", "measured"}
     said = [f"{name}={value}" for name, value in recipe.fields().items() if name not in fixed]
-    assert recipes.change(recipe, said) == recipe
+    assert settings.change(recipe, said) == recipe
 
 
 @pytest.mark.parametrize("recipe", recipes.RECIPES.values(), ids=lambda recipe: recipe.name)
