@@ -14,6 +14,7 @@ from service.loading import load_model
 from service.manifest import KEY, metadata, read_manifest
 from service.metrics import Metrics
 from service.model import Model, Options
+from service.session import Session
 from tests import processes
 from tests.foreign_models import CLASSES, SIDE, layer, samples, write_foreign
 from tests.onnx_models import probabilities
@@ -179,8 +180,8 @@ def test_rewritten_manifest_keeps_answers(source: Path, tmp_path: Path) -> None:
     manifest = read_manifest(done.version / "model.onnx").model_copy(update={"data": "x" * 300_000})
     write_manifest(done.version / "model.onnx", tmp_path / "model.onnx", manifest)
     assert read_manifest(tmp_path / "model.onnx") == manifest
-    answer = loaded(tmp_path).classify(list(samples(2)), top_k=1)
-    best = [categories[0].index for categories in answer.classifications]
+    session = Session(tmp_path / "model.onnx", "cpu", intra_op_threads=1, max_batch_size=2)
+    best = session.run(samples(2)).argmax(axis=1).tolist()
     assert best == probabilities(samples(2), layer()).argmax(axis=1).tolist()
 
 
@@ -197,8 +198,8 @@ def test_command(source: Path, labels: Path, tmp_path: Path) -> None:
     ("arguments", "code", "text"),
     [
         (["README.md"], 1, "not a whole ONNX file"),
-        (["tests", "--labels", "README.md"], 2, "--labels and --preset go with an ONNX file"),
-        (["nowhere.onnx"], 2, "does not exist"),
+        (["tests", "--labels", "README.md"], 2, "--labels and --preset go with --weights or an ONNX file"),
+        (["nowhere.onnx"], 2, "no training run nowhere.onnx"),
     ],
 )
 def test_command_used_wrongly(arguments: list[str], code: int, text: str) -> None:

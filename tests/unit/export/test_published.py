@@ -122,7 +122,7 @@ def test_broken_labels(weights: Path, tmp_path: Path, content: bytes, words: str
 @pytest.mark.parametrize(
     ("name", "preset", "words"),
     [
-        ("all-cnn-c", "cifar", "no preset 'cifar'; there are: imagenet, imagenet-v2, cifar10, mnist"),
+        ("all-cnn-c", "cifar", "no preset 'cifar'; there are: imagenet, imagenet-v2, imagenet-caffe, cifar10, mnist"),
         ("all-cnn-c", "imagenet", "preset imagenet gives 224x224 pixels, the network takes 32x32; use cifar10, mnist"),
         ("all-cnn-c", "mnist", "does not fit all-cnn-c with 10 classes .* and 1 channels .preset mnist"),
         ("resnet", "imagenet", "no architecture 'resnet'; there are: lenet5"),
