@@ -8,7 +8,7 @@ sessions are made, and pictures decoded, with the whole mask.
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import inf
 from pathlib import Path
 
@@ -61,7 +61,8 @@ def home(choice: str, mask: frozenset[int] = _MASK, cgroup: Path = _CGROUP) -> i
 def pin(core: int | None) -> None:
     """Keep the calling thread, and those that it makes from now on, on one core; None does nothing."""
     if core is not None and _HAS_MASKS:
-        os.sched_setaffinity(0, {core})
+        with suppress(OSError):  # the core was taken from the process since it started: slower, and no harm else
+            os.sched_setaffinity(0, {core})
 
 
 def unpin() -> None:

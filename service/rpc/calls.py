@@ -236,8 +236,10 @@ class Calls:
                 call = UnaryCall(wire, record, alone=alone)
                 if self._count(wire, call):
                     try:
+                        given = call.deadline
                         call.leave = begin(parse(parser, raw), call, call.answer)
-                        self._watch(call, wire.deadline)
+                        if call.deadline is not None and call.deadline != given:  # gRPC watches the one that it gave
+                            call.own_deadline = self._deadlines.at(call.deadline, call.expire)
                     except Exception as error:  # noqa: BLE001 - see Call.answer
                         call.fail(error)
                     self._last = time.monotonic()
@@ -263,11 +265,6 @@ class Calls:
         """Wait until no call is under way, after `close`; return whether that came to pass within `seconds`."""
         with self._none:
             return self._none.wait_for(lambda: not self._under_way, seconds)
-
-    def _watch(self, call: UnaryCall, deadline: float | None) -> None:
-        """Watch a deadline that the request gave itself; gRPC watches its own."""
-        if call.deadline is not None and (deadline is None or call.deadline < deadline):
-            call.own_deadline = self._deadlines.at(call.deadline, call.expire)
 
     def _refuse(self, wire: Wire, record: Record, *, limited: bool) -> bool:
         """Refuse a call while draining or full; looked at when it arrives and again when its message is there."""

@@ -43,9 +43,9 @@ class Wire:
 
     @property
     def deadline(self) -> float | None:
-        """The caller's deadline on `time.monotonic`; None if it set none."""
+        """The caller's deadline on `time.monotonic`; None if it set none. Worked out anew each time: ask once."""
         left = self._event.call_details.deadline - time.time()
-        return self.arrived + left if left < NO_DEADLINE else None
+        return time.monotonic() + left if left < NO_DEADLINE else None
 
     @property
     def metadata(self) -> dict[str, str | bytes]:
