@@ -278,7 +278,7 @@ def serve(settings: Settings) -> None:
     stop.listen()
     server = Server(settings)
     server.start()
-    # What is loaded by now stays, so the collector need not look at it again: a full collection held all calls for 34 ms.
+    # What is loaded by now stays, so the collector need not look at it: a full collection held all calls for 34 ms.
     gc.collect()
     gc.freeze()
     server.drain(delay=settings.drain_delay if stop.wait() == signal.SIGTERM else 0.0)
