@@ -17,7 +17,7 @@ from typing import Any, Generic, NamedTuple, Self, TypeVar
 from service.costs import Costs
 from service.errors import DeadlineExceeded, InferenceFailed, InvalidInput, Overloaded, SaccadeError, Unavailable
 
-_CAUTION = 1.1
+_CAUTION = 1.25
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -235,7 +235,8 @@ class Batcher(Generic[Item, Result]):
                     retry_after=wait,
                     in_time=wait <= left,
                 )
-            # Predicted waits are off by some per cent, and under overload all that is admitted just fits.
+            # Waits are predicted on a busy machine, and under overload all that is admitted just fits: with 1.1 a quarter
+            # of the answers came a few milliseconds late at three times the capacity, with 1.25 almost none.
             if wait * (1.0 if self._idle else _CAUTION) > left:
                 raise Overloaded(
                     f"an answer would take {wait * 1000:.1f} ms; the deadline leaves {left * 1000:.1f} ms",

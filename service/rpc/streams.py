@@ -192,7 +192,7 @@ class _Stream:
             self._end_if_done()
             return
         with self._lock:
-            message = _Message(self._deadline, alone=not self._under_way)
+            message = _Message(self._deadline, alone=False)
             self._under_way.add(message)
             self._paused = len(self._under_way) >= WINDOW
             paused = self._paused or self._draining

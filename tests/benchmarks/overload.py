@@ -14,7 +14,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,11 @@ async def offer(address: str, request: bytes, rate: float, seconds: float, deadl
     return outcome
 
 
+def offer_all(address: str, request: bytes, rate: float, seconds: float, deadline: float) -> Counter[str]:
+    """Do what `offer` does in a process of its own."""
+    return asyncio.run(offer(address, request, rate, seconds, deadline))
+
+
 def message(kind: str) -> bytes:
     """Return a request with one picture of that kind."""
     picture = pictures(1)[0]
@@ -99,21 +105,16 @@ def main() -> None:
     load = session.load(queue_size=256, costs=COSTS)
     load.metrics = metrics
     table = Table("offered, of capacity", "answered in time a second", "of the peak", "late", "refused", "expired")
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as loader:
+    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(1, get_context("spawn")) as loader:
         write_model(Path(folder) / "linear" / "1")
         settings = load_settings(repository=Path(folder), host="127.0.0.1", grpc_port=0, metrics_port=0)
         server = Server(settings, load=load, metrics=metrics)
         server.start()
         peak = 0.0
         for times in (0.7, 0.9, 1.0, 1.5, 3.0, 5.0):
-            offered = offer(
-                f"127.0.0.1:{server.grpc_port}",
-                message(given.kind),
-                times * CAPACITY,
-                given.seconds,
-                given.deadline_ms / 1000,
-            )
-            outcome = loader.submit(asyncio.run, offered).result()
+            address, deadline = f"127.0.0.1:{server.grpc_port}", given.deadline_ms / 1000
+            request = message(given.kind)
+            outcome = loader.submit(offer_all, address, request, times * CAPACITY, given.seconds, deadline).result()
             good = outcome["in time"] / given.seconds
             peak = max(peak, good)
             counts = [str(outcome[name]) for name in ("late", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED")]
