@@ -235,8 +235,8 @@ class Batcher(Generic[Item, Result]):
                     retry_after=wait,
                     in_time=wait <= left,
                 )
-            # Waits are predicted on a busy machine, and under overload all that is admitted just fits: at three times the
-            # capacity a quarter of the answers was a few milliseconds late with 1.1, and none with 1.25.
+            # Waits are predicted on a busy machine, and under overload all that is admitted just fits: at three times
+            # the capacity a quarter of the answers was a few milliseconds late with 1.1, and none with 1.25.
             if wait * (1.0 if self._idle else _CAUTION) > left:
                 raise Overloaded(
                     f"an answer would take {wait * 1000:.1f} ms; the deadline leaves {left * 1000:.1f} ms",
