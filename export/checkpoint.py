@@ -91,7 +91,7 @@ class Checkpoint:
 
 
 def save(checkpoint: Checkpoint, run: Path) -> None:
-    """Write the checkpoint of a run. A kill leaves the old one or the new one, never half of one."""
+    """Write the checkpoint of a run, whole or not at all."""
     contents = {
         "recipe": checkpoint.recipe.fields(),
         "classes": list(checkpoint.classes),
@@ -102,9 +102,14 @@ def save(checkpoint: Checkpoint, run: Path) -> None:
         "network": checkpoint.network.state_dict(),
     }
     run.mkdir(parents=True, exist_ok=True)
-    partial = run / f"{FILE}.partial"
+    save_whole(contents, run / FILE)
+
+
+def save_whole(contents: dict[str, Any], path: Path) -> None:
+    """Write a file of torch. A kill leaves the old one or the new one, never half of one."""
+    partial = path.with_name(f"{path.name}.partial")
     torch.save(contents, partial)
-    partial.replace(run / FILE)
+    partial.replace(path)
 
 
 def load(run: Path) -> Checkpoint:

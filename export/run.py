@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from export import cpu
+from export.checkpoint import save_whole
 from export.data import Data
 from export.processes import Processes
 from export.recipes import Recipe
@@ -82,12 +83,10 @@ def record(run: Path, recipe: Recipe, data: Data, processes: Processes) -> None:
 
 
 def save_state(run: Path, state: State) -> None:
-    """Write the state. A kill leaves the old one or the new one, never half of one."""
-    contents = {**{field.name: getattr(state, field.name) for field in fields(State)}}
+    """Write the state, whole or not at all."""
+    contents = {field.name: getattr(state, field.name) for field in fields(State)}
     contents["epochs"] = [asdict(epoch) for epoch in state.epochs]
-    partial = run / f"{STATE}.partial"
-    torch.save(contents, partial)
-    partial.replace(run / STATE)
+    save_whole(contents, run / STATE)
 
 
 def load_state(run: Path) -> State:

@@ -227,7 +227,7 @@ class Batcher(Generic[Item, Result]):
             if self._draining:
                 raise Unavailable("draining; try another server")
             wait = self._predict(count, prepare)
-            left = float("inf") if deadline is None else max(0.0, deadline - self._clock())
+            left = inf if deadline is None else max(0.0, deadline - self._clock())
             if self._places + count > self._queue_size:
                 raise Overloaded(
                     f"{self._places} pictures wait, {count} more are too many; the limit is {self._queue_size}",
@@ -265,8 +265,7 @@ class Batcher(Generic[Item, Result]):
             if self._closed:
                 return
             self._draining = self._closed = True
-            left = [entry for entry in self._queue if self._end(entry, keep_queued=True)]
-            self._queue.clear()
+            left = [entry for entry in list(self._queue) if self._end(entry)]
             for instance in self._idle:
                 instance.work.release()
             self._idle.clear()
@@ -442,15 +441,14 @@ class Batcher(Generic[Item, Result]):
 
     # Bookkeeping, with the lock held.
 
-    def _end(self, entry: Pending[Item, Result], *, keep_queued: bool = False) -> bool:
+    def _end(self, entry: Pending[Item, Result]) -> bool:
         """Say that a request is over and free the places of what was not taken; False: it was over already."""
         if entry.over:
             return False
         entry.over = True
         if entry.taken < len(entry.items) or not entry.items:
             self._places -= len(entry.items) - entry.taken
-            if not keep_queued:
-                self._queue.remove(entry)
+            self._queue.remove(entry)
         self._one_less()
         return True
 

@@ -15,7 +15,8 @@
 The gRPC statuses that these become are the business of service.rpc.statuses.
 """
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, NoReturn
 
 RefusalReason = Literal["queue_full", "pool_full", "deadline", "draining"]
 
@@ -84,3 +85,12 @@ class ModelRejected(SaccadeError):
 
 class SetupError(SaccadeError):
     """The command cannot do its work as things are; the text says what to do about it."""
+
+
+def raising(error: Exception) -> Callable[[], NoReturn]:
+    """Return what raises an error: for whoever takes what returns an answer."""
+
+    def give() -> NoReturn:
+        raise error
+
+    return give

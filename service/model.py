@@ -15,7 +15,7 @@ from service import cores, image
 from service.batcher import Batcher, BatchRun, Outcome, Pending, Ticket
 from service.budget import PixelBudget
 from service.decoder import Decoder, Work
-from service.errors import Cancelled, DeadlineExceeded, InferenceFailed, InvalidInput
+from service.errors import Cancelled, DeadlineExceeded, InferenceFailed, InvalidInput, raising
 from service.manifest import Manifest, Precision
 from service.metrics import Metrics
 from service.normalise import Normalise
@@ -360,7 +360,7 @@ class _Request:
             self.queue(work.results, alone=False)
         except Exception as error:  # noqa: BLE001 - raised where the caller is answered
             if not self._left:
-                self._on_done(partial(_raise, error))
+                self._on_done(raising(error))
 
     def queue(self, pixels: Callable[[], Sequence[Pixels]], *, alone: bool) -> None:
         """Put what `pixels` returns into the queue; whatever goes wrong, the places are given back."""
@@ -373,10 +373,6 @@ class _Request:
 
     def _ended(self, pending: Pending[_Item, Best | None]) -> None:
         self._on_done(lambda: self._model._answer(pending.outcome(), self._k, self._decode))
-
-
-def _raise(error: Exception) -> Answer:
-    raise error
 
 
 def _bytes(picture: Picture) -> int:

@@ -17,7 +17,7 @@ from service.metrics import Metrics
 from service.repository import Load
 from service.server import Server
 from tests import triton as triton_client
-from tests.fakes import HeldLoad
+from tests.fakes import HeldLoad, HeldSession
 from tests.onnx_models import write_model
 
 StartServer = Callable[..., Server]
@@ -115,3 +115,11 @@ def channel() -> Iterator[Channel]:
     yield make
     for opened in channels:
         opened.close()
+
+
+@pytest.fixture
+def held() -> Iterator[HeldSession]:
+    """Return a session that the test holds; its gate is opened in the end, so that the server can drain."""
+    session = HeldSession()
+    yield session
+    session.gate.set()

@@ -15,7 +15,7 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from service import logs
-from service.errors import Cancelled, DeadlineExceeded, InvalidInput, Overloaded, RefusalReason, Unavailable
+from service.errors import Cancelled, DeadlineExceeded, InvalidInput, Overloaded, RefusalReason, Unavailable, raising
 from service.metrics import Metrics
 from service.rpc.deadlines import Deadlines, Entry
 from service.rpc.statuses import StatusWithDetails, to_status
@@ -64,19 +64,33 @@ class Call:
         deadline: on `time.monotonic`; None where the caller set none.
         alone: whether no other is under way.
         started: when its message was there.
+        leave: gives up what was begun.
         model: set by the method as soon as it is known, for the metrics; likewise `version`, where one is run, and
             `id`, for the log.
     """
 
-    __slots__ = ("alone", "deadline", "id", "model", "started", "version")
+    __slots__ = ("_given", "_own_deadline", "alone", "deadline", "id", "leave", "model", "started", "version")
 
     def __init__(self, deadline: float | None, *, alone: bool) -> None:
-        self.deadline = deadline
+        self.deadline = self._given = deadline
+        self._own_deadline: Entry | None = None
+        self.leave: Callable[[], None] = lambda: None
         self.alone = alone
         self.started = time.monotonic()
         self.model = ""
         self.version = 0
         self.id = ""
+
+    def begun(self, leave: Callable[[], None], deadlines: Deadlines, expire: Callable[[], None]) -> None:
+        """Keep what gives it up, and watch the deadline that the request gave itself; gRPC watches its own."""
+        self.leave = leave
+        if self.deadline is not None and self.deadline != self._given:
+            self._own_deadline = deadlines.at(self.deadline, expire)
+
+    def ended(self) -> None:
+        """Watch no more."""
+        if self._own_deadline is not None:
+            self._own_deadline.cancel()
 
 
 Make: TypeAlias = Callable[[], Message]
@@ -84,6 +98,15 @@ Make: TypeAlias = Callable[[], Message]
 
 Begin: TypeAlias = Callable[[Request, Call, Callable[[Make], None]], Callable[[], None]]
 """Begins a request, given what takes its answer, from any thread, once; returns what gives it up. Does not block."""
+
+
+def too_late() -> DeadlineExceeded:
+    """Return what a caller gets whose deadline passed."""
+    return DeadlineExceeded("the deadline passed before the answer was there")
+
+
+LEAVING = to_status(Unavailable("draining; try another server"))
+"""What callers get while the server drains."""
 
 
 class Record:
@@ -100,12 +123,21 @@ class Record:
         self._metrics = metrics
         self._access_log = access_log
 
-    def answered(self, call: Call, now: float) -> None:
-        """Record an answer."""
+    def settle(self, call: Call, make: Make) -> bytes | StatusWithDetails:
+        """Record what comes of a request and return it: the bytes of its answer, or the status of its failure."""
+        call.ended()
+        now = time.monotonic()
+        try:
+            if call.deadline is not None and now >= call.deadline:
+                raise too_late()
+            raw = make().SerializeToString()
+        except Exception as error:  # noqa: BLE001 - whatever it was, the caller hears of it by the table
+            return self.failed(error, call, now)
         seconds = now - call.started
         self._metrics.call(call.model, self._method, "OK", seconds, call.version)
         if self._access_log:
             logs.info("call", method=self._method, model=call.model, ms=round(seconds * 1000, 3), id=call.id)
+        return raw
 
     def failed(self, error: Exception, call: Call, now: float) -> StatusWithDetails:
         """Record a failure and return its status; refusals, which come by the thousand, share one log line a second."""
@@ -119,50 +151,38 @@ class Record:
             logs.info("call failed", method=self._method, model=call.model, code=code, reason=str(error), id=call.id)
         return status
 
-    def refused(self, status: StatusWithDetails, reason: RefusalReason) -> None:
-        """Record what was refused before its message was read."""
+    def refuse(self, wire: Wire, status: StatusWithDetails, reason: RefusalReason) -> None:
+        """Record an RPC that is refused before its message is read, and end it."""
         self._metrics.refused("", reason)
         logs.sometimes("calls refused", method=self._method, reason=status.details)
         self._metrics.call("", self._method, status.code.name, 0.0)
+        wire.end(status=status)
 
 
 class UnaryCall(Call):
     """A unary call, and the way back to its caller."""
 
-    __slots__ = ("_once", "_record", "_wire", "leave", "own_deadline")
+    __slots__ = ("_once", "_record", "_wire")
 
     def __init__(self, wire: Wire, record: Record, *, alone: bool) -> None:
         super().__init__(wire.deadline, alone=alone)
         self._wire = wire
         self._record = record
         self._once = threading.Lock()
-        self.leave: Callable[[], None] = lambda: None  # gives up what was begun
-        self.own_deadline: Entry | None = None
 
     def answer(self, make: Make) -> None:
         """Answer with what `make` returns, or with the status of what it raises; from any thread, once."""
         if not self._once.acquire(blocking=False):
             return
-        if self.own_deadline is not None:
-            self.own_deadline.cancel()
-        now = time.monotonic()
-        try:
-            if self.deadline is not None and now >= self.deadline:
-                raise DeadlineExceeded("the deadline passed before the answer was there")
-            raw = make().SerializeToString()
-        except Exception as error:  # noqa: BLE001 - whatever it was, the caller hears of it by the table
-            self._wire.end(status=self._record.failed(error, self, now))
+        settled = self._record.settle(self, make)
+        if isinstance(settled, bytes):
+            self._wire.end(settled)
         else:
-            self._record.answered(self, now)
-            self._wire.end(raw)
+            self._wire.end(status=settled)
 
     def fail(self, error: Exception) -> None:
         """Answer with the status of a failure."""
-
-        def make() -> Message:
-            raise error
-
-        self.answer(make)
+        self.answer(raising(error))
 
     def over(self) -> None:
         """Take note that gRPC is done with the call; if it was not answered, its caller left."""
@@ -176,7 +196,7 @@ class UnaryCall(Call):
 
     def expire(self) -> None:
         """Answer that the deadline passed, and give up what was begun."""
-        self.fail(DeadlineExceeded("the deadline passed before the answer was there"))
+        self.fail(too_late())
         self.leave()
 
 
@@ -202,7 +222,6 @@ class Calls:
         self._none = threading.Condition()
         text = "as many calls are under way as the queues hold; try again"
         self._full = to_status(Overloaded(text, reason="pool_full", retry_after=0.1))
-        self._leaving = to_status(Unavailable("draining; try another server"))
 
     def unary(
         self,
@@ -236,11 +255,8 @@ class Calls:
                 call = UnaryCall(wire, record, alone=alone)
                 if self._count(wire, call):
                     try:
-                        given = call.deadline
-                        call.leave = begin(parse(parser, raw), call, call.answer)
-                        if call.deadline is not None and call.deadline != given:  # gRPC watches the one that it gave
-                            call.own_deadline = self._deadlines.at(call.deadline, call.expire)
-                    except Exception as error:  # noqa: BLE001 - see Call.answer
+                        call.begun(begin(parse(parser, raw), call, call.answer), self._deadlines, call.expire)
+                    except Exception as error:  # noqa: BLE001 - see Record.settle
                         call.fail(error)
                     self._last = time.monotonic()
 
@@ -269,11 +285,9 @@ class Calls:
     def _refuse(self, wire: Wire, record: Record, *, limited: bool) -> bool:
         """Refuse a call while draining or full; looked at when it arrives and again when its message is there."""
         if self._closed:
-            record.refused(self._leaving, "draining")
-            wire.end(status=self._leaving)
+            record.refuse(wire, LEAVING, "draining")
         elif limited and self._under_way >= self.limit:
-            record.refused(self._full, "pool_full")
-            wire.end(status=self._full)
+            record.refuse(wire, self._full, "pool_full")
         else:
             return False
         return True

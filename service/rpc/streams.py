@@ -13,16 +13,15 @@ from typing import Protocol
 
 from google.protobuf.message import Message
 
-from service.errors import Cancelled, DeadlineExceeded, Overloaded, Unavailable
+from service.errors import Cancelled, Overloaded, Unavailable, raising
 from service.metrics import Metrics
-from service.rpc.calls import Call, Handler, Make, Record
-from service.rpc.deadlines import Deadlines, Entry
+from service.rpc.calls import LEAVING, Call, Handler, Make, Record, too_late
+from service.rpc.deadlines import Deadlines
 from service.rpc.statuses import StatusWithDetails, to_status
 from service.rpc.wire import Wire, handler
 
 WINDOW = 64
 """Messages of one stream that may be under way: the next is not asked for, gRPC's flow control does the rest."""
-_LEAVING = Unavailable("draining; try another server")
 
 
 class Dialect(Protocol):
@@ -89,13 +88,10 @@ class Streams:
 
     def _arrive(self, dialect: Dialect, record: Record, wire: Wire) -> None:
         if self._draining:
-            status = to_status(_LEAVING)
-            record.refused(status, "draining")
-            wire.end(status=status)
+            record.refuse(wire, LEAVING, "draining")
             return
         if len(self._open) >= self._limit:
-            record.refused(self._full, "pool_full")
-            wire.end(status=self._full)
+            record.refuse(wire, self._full, "pool_full")
             return
         stream = _Stream(wire, dialect, record, self._deadlines)
         if not wire.on_end(partial(self._over, stream)):
@@ -124,15 +120,13 @@ class Streams:
 
 
 class _Message(Call):
-    """One message under way, and what will answer it."""
+    """One message under way; never alone: many come on a stream, and run one by one they cost 522 us, not 439."""
 
-    __slots__ = ("leave", "make", "own_deadline")
+    __slots__ = ("answered",)
 
-    def __init__(self, deadline: float | None, *, alone: bool) -> None:
-        super().__init__(deadline, alone=alone)
-        self.leave: Callable[[], None] = lambda: None
-        self.make: Make | None = None
-        self.own_deadline: Entry | None = None
+    def __init__(self, deadline: float | None) -> None:
+        super().__init__(deadline, alone=False)
+        self.answered = False
 
 
 class _Stream:
@@ -153,7 +147,7 @@ class _Stream:
         self._deadline = wire.deadline
         self._lock = threading.Lock()
         self._under_way: set[_Message] = set()
-        self._ready: deque[_Message] = deque()
+        self._ready: deque[tuple[_Message, Make]] = deque()
         self._sending = self._paused = False
         self._read_all = self._draining = self._ended = False
         self._touched = time.monotonic()
@@ -191,65 +185,50 @@ class _Stream:
             self._read_all = True
             self._end_if_done()
             return
+        message = _Message(self._deadline)
         with self._lock:
-            message = _Message(self._deadline, alone=False)
             self._under_way.add(message)
             self._paused = len(self._under_way) >= WINDOW
             paused = self._paused or self._draining
         try:
             if self._draining:
-                raise _LEAVING
-            message.leave = self._dialect.begin(raw, message, partial(self._done, message))
-            if message.deadline is not None and message.deadline != self._deadline:
-                message.own_deadline = self._deadlines.at(message.deadline, partial(self._expire, message))
-        except Exception as error:  # noqa: BLE001 - see _answer
-            self._done(message, partial(_raise, error))
+                raise Unavailable(LEAVING.details)
+            leave = self._dialect.begin(raw, message, partial(self._done, message))
+            message.begun(leave, self._deadlines, partial(self._expire, message))
+        except Exception as error:  # noqa: BLE001 - see Record.settle
+            self._done(message, raising(error))
         if not paused:
             self._wire.receive(self._receive)
 
     def _done(self, message: _Message, make: Make) -> None:
         """Send an answer, after those that are ready before it; from any thread."""
         with self._lock:
-            if message.make is not None:
-                return  # it was answered, or expired, just before
-            message.make = make
-            self._ready.append(message)
+            if message.answered:
+                return  # or expired, just before
+            message.answered = True
+            self._ready.append((message, make))
             if self._sending:
                 return
             self._sending = True
         self._send_next()
 
     def _expire(self, message: _Message) -> None:
-        self._done(message, partial(_raise, DeadlineExceeded("the deadline passed before the answer was there")))
+        self._done(message, raising(too_late()))
         message.leave()
 
     def _send_next(self) -> None:
         with self._lock:
-            message = self._ready.popleft() if self._ready and not self._ended else None
-            self._sending = message is not None
-        if message is None:
+            ready = self._ready.popleft() if self._ready and not self._ended else None
+            self._sending = ready is not None
+        if ready is None:
             self._end_if_done()
             return
-        raw = self._answer(message)
+        message, make = ready
+        settled = self._record.settle(message, make)
+        raw = settled if isinstance(settled, bytes) else self._dialect.failure(message, settled).SerializeToString()
         with self._lock:
             self._under_way.discard(message)
         self._wire.send(raw, self._sent)
-
-    def _answer(self, message: _Message) -> bytes:
-        """Return the bytes of what a message gets, counted."""
-        now = time.monotonic()
-        if message.own_deadline is not None:
-            message.own_deadline.cancel()
-        try:
-            if message.make is None:
-                raise AssertionError("a message was ready without an answer. This is a bug.")
-            if message.deadline is not None and now >= message.deadline:
-                raise DeadlineExceeded("the deadline passed before the answer was there")
-            raw = message.make().SerializeToString()
-        except Exception as error:  # noqa: BLE001 - whatever it was, this message is answered by the table
-            return self._dialect.failure(message, self._record.failed(error, message, now)).SerializeToString()
-        self._record.answered(message, now)
-        return raw
 
     def _sent(self) -> None:
         """Go on with what is ready, and with reading if it waited for room; on gRPC's polling thread."""
@@ -265,7 +244,7 @@ class _Stream:
         with self._lock:
             done = (self._read_all or self._draining) and not self._under_way and not self._sending
         if done:
-            self._end(None if self._read_all else to_status(_LEAVING))
+            self._end(None if self._read_all else LEAVING)
 
     def _end(self, status: StatusWithDetails | None) -> None:
         with self._lock:
@@ -273,7 +252,3 @@ class _Stream:
                 return
             self._ended = True
         self._wire.end(status=status)
-
-
-def _raise(error: Exception) -> Message:
-    raise error

@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import grpc
@@ -20,7 +21,7 @@ from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
 from service.errors import SetupError
 
-NO_DEADLINE = 1e9
+_NO_DEADLINE = 1e9
 """grpcio reports about 9e18 seconds where there is no deadline."""
 
 _SENDING = "saccade is sending"
@@ -45,12 +46,7 @@ class Wire:
     def deadline(self) -> float | None:
         """The caller's deadline on `time.monotonic`; None if it set none. Worked out anew each time: ask once."""
         left = self._event.call_details.deadline - time.time()
-        return time.monotonic() + left if left < NO_DEADLINE else None
-
-    @property
-    def metadata(self) -> dict[str, str | bytes]:
-        """What the caller sent beside the message; of equal keys the last."""
-        return {entry.key: entry.value for entry in self._event.invocation_metadata}
+        return time.monotonic() + left if left < _NO_DEADLINE else None
 
     def on_end(self, callback: Callable[[], None]) -> bool:
         """Call when the RPC is over for whatever reason, its last bytes handed to the transport; False: it is over.
@@ -77,10 +73,7 @@ class Wire:
             def tag(event: Any) -> Any:  # noqa: ANN401 - gRPC's own
                 over = received(event)
                 raw, state.request = state.request, None
-                try:
-                    on_message(raw)
-                except Exception:  # it would end the polling thread, and with it the server
-                    logging.getLogger("saccade").exception("a message could not be taken. This is a bug.")
+                _tell(partial(on_message, raw))
                 return over
 
             self._event.call.start_server_batch((cygrpc.ReceiveMessageOperation(0),), tag)
@@ -100,10 +93,7 @@ class Wire:
 
             def tag(event: Any) -> Any:  # noqa: ANN401 - gRPC's own
                 over = sent(event)
-                try:
-                    on_sent()
-                except Exception:  # see `receive`
-                    logging.getLogger("saccade").exception("a stream could not go on. This is a bug.")
+                _tell(on_sent)
                 return over
 
             self._event.call.start_server_batch(operations, tag)
@@ -118,6 +108,14 @@ class Wire:
             state.trailing_metadata = status.trailing_metadata
         if not state.statused:
             _server._status(self._event, state, raw)
+
+
+def _tell(callback: Callable[[], None]) -> None:
+    """Call back; what it raises would end the polling thread, and with it the server."""
+    try:
+        callback()
+    except Exception:
+        logging.getLogger("saccade").exception("an RPC could not go on. This is a bug.")
 
 
 class _Arrivals(ThreadPoolExecutor):

@@ -75,14 +75,6 @@ def details(error: grpc.RpcError, kind: Any) -> Any:  # noqa: ANN401 - a google.
 
 
 @pytest.fixture
-def held() -> Iterator[HeldSession]:
-    """Return a session that the test holds; its gate is opened in the end, so that the server can drain."""
-    session = HeldSession()
-    yield session
-    session.gate.set()
-
-
-@pytest.fixture
 def background() -> Iterator[Callable[..., "Future[Any]"]]:
     """Return what makes calls beside the test's own."""
     with ThreadPoolExecutor(32) as pool:

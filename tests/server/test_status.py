@@ -161,14 +161,6 @@ def test_message_over_the_cap(start_server: StartServer, channel: Channel, repos
 
 
 @pytest.fixture
-def held() -> Iterator[HeldSession]:
-    """Return a session that the test holds; its gate is opened in the end, so that the server can drain."""
-    session = HeldSession()
-    yield session
-    session.gate.set()
-
-
-@pytest.fixture
 def background() -> Iterator[Callable[[Callable[[], bytes]], "Future[bytes]"]]:
     """Return what makes calls beside the test's own."""
     with ThreadPoolExecutor(32) as pool:

@@ -61,14 +61,6 @@ class Stream:
 
 
 @pytest.fixture
-def held() -> Iterator[HeldSession]:
-    """Return a session that the test holds; its gate is opened in the end, so that the server can drain."""
-    session = HeldSession()
-    yield session
-    session.gate.set()
-
-
-@pytest.fixture
 def open_stream(channel: Channel) -> Iterator[Callable[..., Stream]]:
     """Return what opens a stream; all are closed in the end."""
     opened = []

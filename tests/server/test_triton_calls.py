@@ -1,7 +1,6 @@
 """Triton's own client against the server: what is under way, given up, streamed and counted."""
 
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,6 @@ from tests.triton import Connect, TritonClient, pixels, rows
 EXPECTED = probabilities(pictures(6), weights())
 SHOWN = pictures(6)
 CANCELLED = "StatusCode.CANCELLED"
-
-
-@pytest.fixture
-def held() -> Iterator[HeldSession]:
-    """Return a session that the test holds; its gate is opened in the end, so that the server can drain."""
-    session = HeldSession()
-    yield session
-    session.gate.set()
 
 
 def picture(number: int) -> Any:  # noqa: ANN401 - nested lists

@@ -17,14 +17,6 @@ from tests.triton import Connect, TritonClient, pixels, rows, served
 EXPECTED = probabilities(pictures(6), weights())
 
 
-@pytest.fixture
-def held() -> Iterator[HeldSession]:
-    """Return a session that the test holds; its gate is opened in the end, so that the server can drain."""
-    session = HeldSession()
-    yield session
-    session.gate.set()
-
-
 def index(client: TritonClient, **given: Any) -> list[tuple[str, str, str]]:  # noqa: ANN401 - as the client takes it
     """Return (name, version, state) of each version in the index."""
     models = client.call("get_model_repository_index", **given)["models"]
