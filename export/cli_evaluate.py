@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from service.errors import ModelRejected, SetupError
+from service.providers import ProviderChoice
 
 if TYPE_CHECKING:
     from export.report import Comparison, Report
@@ -21,7 +22,7 @@ Model = Annotated[
 Repository = Annotated[
     Path | None, typer.Option(help="Model repository of MODEL where that is a name; else the bundled models.")
 ]
-Provider = Annotated[Literal["auto", "cuda", "cpu"], typer.Option(help="Execution provider.")]
+Provider = Annotated[ProviderChoice, typer.Option(help="Execution provider.")]
 
 
 def evaluate(

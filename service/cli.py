@@ -79,7 +79,7 @@ def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
         kind: Any = setting.annotation
         choices = get_args(kind) if get_origin(kind) is Literal else ()
         text = f"{setting.description} [env: {variable(name)}]"
-        if setting.default is not None:
+        if setting.default not in {None, ""}:
             text += f" [default: {str(setting.default).lower() if kind is bool else setting.default}]"
         names = [f"{flag(name)}/--no-{flag(name)[2:]}"] if kind is bool else [flag(name)]
         metavar = "|".join(choices) or (kind.__name__.lower() if isinstance(kind, type) else "text")

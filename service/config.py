@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import annotated_types
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.errors import SetupError
 from service.logs import LogFormat
+from service.providers import ProviderChoice, parse_options
 
-ProviderChoice = Literal["auto", "cuda", "cpu"]
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
@@ -31,6 +32,10 @@ class Settings(BaseSettings):
     metrics_port: Port = Field(8002, description="Port of the Prometheus metrics. 0 picks a free one and says which.")
     provider: ProviderChoice = Field(
         "auto", description="Execution provider. `auto` takes the best one that loads and passes the self-test."
+    )
+    provider_options: str = Field(
+        "",
+        description="Options of the provider: `key=value` with spaces between, or JSON; see service/session/README.md.",
     )
     intra_op_threads: int = Field(
         0, ge=0, le=1024, description="Threads that share one batch (cpu). 0: as many as the process may use cores."
@@ -88,6 +93,16 @@ class Settings(BaseSettings):
     access_log: bool = Field(False, description="Log answered calls too, one line each.")
     log_format: LogFormat = Field("console", description="Log lines for people (console) or for programs (json).")
 
+    @field_validator("provider_options")
+    @classmethod
+    def _check_options(cls, text: str, info: ValidationInfo) -> str:
+        """Refuse options that nobody would look at."""
+        try:
+            parse_options(info.data.get("provider", "auto"), text)
+        except ValueError as error:
+            raise PydanticCustomError("provider_options", "{reason}", {"reason": str(error)}) from None
+        return text
+
 
 def load_settings(**given: object) -> Settings:
     """Return the settings from what was given, the environment and the defaults.
@@ -121,7 +136,7 @@ def settings_table() -> str:
     for name, field in Settings.model_fields.items():
         default = (
             ""
-            if field.default is None
+            if field.default in {None, ""}
             else f"`{str(field.default).lower() if field.annotation is bool else field.default}`"
         )
         rows.append(f"| `{flag(name)}` | `{variable(name)}` | {default} | {_bounds(field)} | {field.description} |")

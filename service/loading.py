@@ -1,24 +1,39 @@
 """Loading a version: a session on the best provider that passes, warmed up and tested against its golden samples."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple, cast, get_args
 
 import numpy as np
 
 from service import cores, foreign, image, logs
 from service.errors import InvalidInput, ModelRejected
-from service.graph import external_files, read_graph
+from service.graph import Graph, external_files, read_graph
 from service.manifest import Manifest, Precision, read_fields, sha256
 from service.metrics import Metrics
 from service.model import Facts, Model, Options, Pixels, Probabilities
 from service.normalise import Normalise
+from service.providers import Computed, Provider
 from service.scores import check_probabilities
-from service.session import Provider, Session, candidates
+from service.session import About, Session, candidates, computed
 from service.tensors import Expected
 
-TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "fp16": 5e-3, "bf16": 3e-2, "int8": 3e-2}
+Fields = Mapping[str, object]
+
+TOLERANCE: dict[Computed, float] = {"fp32": 1e-4, "tf32": 5e-3, "fp16": 5e-3, "bf16": 3e-2, "int8": 3e-2}
 """Largest difference from a golden sample's probabilities. fp32 differs by 2e-8 between batch sizes and by up to 1e-5
 between providers; a broken kernel, a wrong channel order or a wrong file differ by tenths."""
+
+
+class Passed(NamedTuple):
+    """What passed its self-test on a provider: sessions, whole manifest, what was inferred, and what was found."""
+
+    sessions: Sequence[Session]
+    manifest: Manifest
+    inferred: tuple[str, ...]
+    costs: dict[int, float]
+    precision: Computed
+    verified: bool
 
 
 def load_model(path: Path, name: str, version: int, options: Options, metrics: Metrics) -> Model:
@@ -29,15 +44,10 @@ def load_model(path: Path, name: str, version: int, options: Options, metrics: M
     """
     fields, graph = read_fields(path), read_graph(path)
     files = [path, *external_files(path, graph)]
-    expected = foreign.expected(fields, graph)
-    reasons = []
+    reasons: list[str] = []
     for provider in candidates(options.provider, options.available):
         try:
-            sessions = [open_session(path, provider, options, expected) for _ in range(options.instances)]
-            manifest, inferred = foreign.complete(fields, sessions[0].input, sessions[0].classes, graph)
-            check_against_manifest(sessions[0], manifest)
-            costs, *_ = [session.warm_up() for session in sessions]
-            verified, *_ = [self_test(on_pixels(session, manifest), manifest, options) for session in sessions]
+            passed = try_provider(path, provider, options, fields, graph)
         except ModelRejected as error:
             reasons.append(f"{provider}: {error}")
             continue
@@ -47,15 +57,61 @@ def load_model(path: Path, name: str, version: int, options: Options, metrics: M
             continue
         if reasons:
             logs.warning("provider passed over", model=name, version=version, reasons="; ".join(reasons))
-        inferred = (*sessions[0].assumed, *inferred)
-        if inferred:
-            logs.warning("manifest inferred", model=name, version=version, inferred=", ".join(inferred))
-        facts = Facts(name, version, provider, manifest.precision, verified, sha256(*files), inferred)
-        return Model(facts, manifest, sessions, costs=costs, options=options, metrics=metrics)
+        if passed.inferred:
+            logs.warning("manifest inferred", model=name, version=version, inferred=", ".join(passed.inferred))
+        about = passed.sessions[0].about
+        facts = Facts(
+            name,
+            version,
+            provider,
+            passed.precision,
+            passed.verified,
+            sha256(*files),
+            passed.inferred,
+            device=", ".join(dict.fromkeys(session.about.device for session in passed.sessions)),
+            notes=(*_notes(about), *(f"passed over {reason}" for reason in reasons)),
+        )
+        return Model(facts, passed.manifest, passed.sessions, costs=passed.costs, options=options, metrics=metrics)
     raise ModelRejected("; ".join(reasons) or f"no provider for --provider {options.provider}")
 
 
-def open_session(path: Path, provider: Provider, options: Options, expected: Expected) -> Session:
+def try_provider(path: Path, provider: Provider, options: Options, fields: Fields, graph: Graph) -> Passed:
+    """Open, warm up and self-test a file on one provider.
+
+    Args:
+        path: the model file.
+        provider: which one.
+        options: what it is loaded with.
+        fields: what its manifest and the files beside it say.
+        graph: what the file says.
+
+    Raises:
+        ModelRejected: see `Session`, `check_against_manifest` and `self_test`.
+    """
+    expected = foreign.expected(fields, graph)
+    said = fields.get("precision")
+    precision = cast("Precision", said) if said in get_args(Precision) else "fp32"
+    sessions = [
+        open_session(path, provider, options, expected, precision=precision, instance=instance)
+        for instance in range(options.instances)
+    ]
+    manifest, inferred = foreign.complete(fields, sessions[0].input, sessions[0].classes, graph)
+    check_against_manifest(sessions[0], manifest)
+    precision_now = computed(manifest.precision, sessions[0].about.floats)
+    costs, *_ = [session.warm_up() for session in sessions]
+    verified, *_ = [self_test(on_pixels(session, manifest), manifest, options, precision_now) for session in sessions]
+    return Passed(sessions, manifest, (*sessions[0].assumed, *inferred), costs, precision_now, verified)
+
+
+def open_session(
+    path: Path,
+    provider: Provider,
+    options: Options,
+    expected: Expected,
+    *,
+    precision: Precision = "fp32",
+    instance: int = 0,
+) -> Session:
     """Return one session of a model file; the cores are shared by the instances.
 
     Raises:
@@ -67,8 +123,17 @@ def open_session(path: Path, provider: Provider, options: Options, expected: Exp
         intra_op_threads=options.intra_op_threads or max(1, cores.count() // options.instances),
         max_batch_size=options.max_batch_size,
         expected=expected,
+        options=options.provider_options.get(provider),
+        precision=precision,
+        instance=instance,
         create=options.create_session,
     )
+
+
+def _notes(about: About) -> tuple[str, ...]:
+    """Return what an operator should know of how a session runs."""
+    left = [f"{about.on_cpu} nodes left to the CPU by {about.provider}"] if about.on_cpu else []
+    return (*about.notes, *left)
 
 
 def on_pixels(session: Session, manifest: Manifest) -> Callable[[Pixels], Probabilities]:
@@ -95,13 +160,22 @@ def check_against_manifest(session: Session, manifest: Manifest) -> None:
         )
 
 
-def self_test(run: Callable[[Pixels], Probabilities], manifest: Manifest, options: Options) -> bool:
+def self_test(
+    run: Callable[[Pixels], Probabilities], manifest: Manifest, options: Options, precision: Computed | None = None
+) -> bool:
     """Return whether golden samples gave the expected probabilities here; False where the file carries none.
+
+    Args:
+        run: gives the probabilities of pictures.
+        manifest: holds the samples.
+        options: what the file is loaded with.
+        precision: what the numbers are computed in, where that is not the file's own.
 
     Raises:
         ModelRejected: a sample gave something else; names the sample, the difference and the limit.
     """
-    samples, spec, limit = manifest.golden_samples, manifest.preprocessing, TOLERANCE[manifest.precision]
+    precision = precision or manifest.precision
+    samples, spec, limit = manifest.golden_samples, manifest.preprocessing, TOLERANCE[precision]
     for first in range(0, len(samples), options.max_batch_size):
         chunk = samples[first : first + options.max_batch_size]
         try:
@@ -115,6 +189,6 @@ def self_test(run: Callable[[Pixels], Probabilities], manifest: Manifest, option
             worst = int(apart.argmax())
             raise ModelRejected(
                 f"self-test: golden sample {first + worst} is {apart[worst]:.2g} from its expected probabilities; "
-                f"the limit for {manifest.precision} is {limit:g}"
+                f"the limit for {precision} is {limit:g}"
             )
     return bool(samples)

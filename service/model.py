@@ -3,7 +3,7 @@
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
@@ -16,11 +16,12 @@ from service.batcher import Batcher, BatchRun, Outcome, Pending, Ticket
 from service.budget import PixelBudget
 from service.decoder import Decoder, Work
 from service.errors import Cancelled, DeadlineExceeded, InferenceFailed, InvalidInput, raising
-from service.manifest import Manifest, Precision
+from service.manifest import Manifest
 from service.metrics import Metrics
 from service.normalise import Normalise
+from service.providers import Computed, Provider, ProviderChoice, ProviderOptions
 from service.scores import Best, best_of
-from service.session import Create, Provider, Session
+from service.session import Create, Session
 from service.tensors import Tensor, with_classes
 
 Sample: TypeAlias = npt.NDArray[Any]
@@ -73,7 +74,8 @@ class _Item(NamedTuple):
 class Options:
     """What a version is loaded with; see service.config for the meaning and bounds."""
 
-    provider: str = "auto"
+    provider: ProviderChoice = "auto"
+    provider_options: Mapping[Provider, ProviderOptions] = field(default_factory=dict)
     intra_op_threads: int = 0
     max_batch_size: int = 32
     queue_size: int = 256
@@ -97,11 +99,15 @@ class Facts:
     name: str
     version: int
     provider: Provider
-    precision: Precision
+    precision: Computed
     verified: bool
     sha256: str
     inferred: tuple[str, ...] = ()
     """What the file does not say of itself, and how it is taken; see service.foreign."""
+    device: str = ""
+    """Where its sessions run; see service.session.About."""
+    notes: tuple[str, ...] = ()
+    """What an operator should know of how it runs."""
 
 
 class Model:
@@ -159,6 +165,7 @@ class Model:
         if self.facts.inferred:
             inferred = ", ".join(self.facts.inferred)
             notices.append(f"inferred, unless manifest.json or labels.txt beside it say otherwise: {inferred}")
+        notices += self.facts.notes
         if self._faults:
             notices.append(f"{self._faults} calls got values that are not finite")
         return "; ".join(notices)

@@ -269,6 +269,7 @@ class Repository:
             model=name,
             version=number,
             provider=facts.provider,
+            device=facts.device,
             precision=facts.precision,
             verified=facts.verified,
         )

@@ -24,6 +24,7 @@ from service.errors import SetupError
 from service.loading import load_model
 from service.metrics import Metrics
 from service.model import Options
+from service.providers import parse_options
 from service.repository import RESERVED, Load, Repository
 from service.rpc import classifier, inference, wire
 from service.rpc.calls import Calls, Handler
@@ -68,6 +69,7 @@ def open_repository(settings: Settings, metrics: Metrics, load: Load | None = No
     """Return the model repository that the settings mean, the bundled one if they name none; nothing is loaded yet."""
     options = Options(
         provider=settings.provider,
+        provider_options=parse_options(settings.provider, settings.provider_options),
         intra_op_threads=settings.intra_op_threads,
         max_batch_size=settings.max_batch_size,
         queue_size=settings.queue_size,

@@ -1,25 +1,38 @@
-"""Keeps the README's settings table what service/config.py says.
+"""Keeps tables in the documentation what the code says: settings in the README, options in the providers' manual.
 
 python -m tests.readme
 """
 
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from service.config import settings_table
+from service.providers import options_table
 
-README = Path(__file__).parents[1] / "README.md"
-_BETWEEN = re.compile(r"(<!-- settings: .*? -->\n).*?(<!-- /settings -->)", re.DOTALL)
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+TABLES: Mapping[Path, tuple[str, Callable[[], str]]] = {
+    README: ("settings", settings_table),
+    ROOT / "service/session/README.md": ("options", options_table),
+}
+
+
+def with_table(text: str, name: str, table: str) -> str:
+    """Return a document with what is between `<!-- name: ... -->` and `<!-- /name -->` made anew."""
+    between = re.compile(rf"(<!-- {name}: .*? -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+    return between.sub(lambda match: f"{match[1]}{table}\n{match[2]}", text)
 
 
 def with_settings(text: str) -> str:
     """Return the README with its settings table made anew."""
-    return _BETWEEN.sub(lambda match: f"{match[1]}{settings_table()}\n{match[2]}", text)
+    return with_table(text, "settings", settings_table())
 
 
 def main() -> None:
-    """Write the table into the README."""
-    README.write_text(with_settings(README.read_text()))
+    """Write the tables into the documents."""
+    for path, (name, table) in TABLES.items():
+        path.write_text(with_table(path.read_text(), name, table()))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 SERVER = [
-    ["service.errors", "service.logs"],
+    ["service.errors", "service.logs", "service.providers"],
     [
         "service.budget",
         "service.config",
@@ -26,7 +26,11 @@ SERVER = [
     ["service.manifest", "service.scores"],
     ["service.graph", "service.metrics", "service.tensors"],
     ["service.foreign", "service.normalise"],
-    ["service.image", "service.session", "service.batcher"],
+    ["service.image", "service.batcher", "service.session.runtime", "service.session.plan"],
+    ["service.session.cpu", "service.session.cuda", "service.session.openvino", "service.session.tensorrt"],
+    ["service.session.opening"],
+    ["service.session.classifier", "service.session.graph"],
+    ["service.session"],
     ["service.model"],
     ["service.loading"],
     ["service.repository"],
@@ -48,6 +52,7 @@ EXPORT_MAY_USE = {
     "service.graph",
     "service.manifest",
     "service.image",
+    "service.providers",
     "service.session",
     "service.model",
     "service.loading",
@@ -58,7 +63,7 @@ EXPORT_MAY_USE = {
     "service.protobuf",
 }
 OWNERS = {
-    "onnxruntime": {"service/session.py"},
+    "onnxruntime": {"service/session/runtime.py"},
     "PIL": {"service/image.py"},
     "prometheus_client": {"service/metrics.py"},
     "typer": {"service/cli.py", "export/cli.py", "export/cli_evaluate.py", "export/cli_train.py"},
@@ -83,6 +88,12 @@ def imports(path: Path) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "importlib.import_module":
+            yield from (
+                argument.value
+                for argument in node.args
+                if isinstance(argument, ast.Constant) and isinstance(argument.value, str)
+            )
 
 
 def layer(layers: list[list[str]], name: str) -> int | None:

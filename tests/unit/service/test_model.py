@@ -25,6 +25,7 @@ from service.manifest import Manifest, Precision, golden_sample, sha256
 from service.metrics import Metrics
 from service.model import Answer as ModelAnswer
 from service.model import Facts, Model, Options, Picture
+from service.providers import ProviderChoice
 from service.scores import best_of
 from service.session import Session
 from tests.fakes import WAIT, HeldSession, Job
@@ -86,7 +87,11 @@ def load(tmp_path: Path, metrics: Metrics, monkeypatch: pytest.MonkeyPatch) -> I
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
     models = []
 
-    def write_and_load(create: Callable[..., Any] | None = None, provider: str = "cpu", **written: Any) -> Model:  # noqa: ANN401
+    def write_and_load(
+        create: Callable[..., Any] | None = None,
+        provider: ProviderChoice = "cpu",
+        **written: Any,  # noqa: ANN401
+    ) -> Model:
         options = Options(provider, intra_op_threads=1, max_batch_size=4, queue_size=9, create_session=create)
         models.append(load_model(write_model(tmp_path, **written), "linear", 2, options, metrics))
         return models[-1]
@@ -156,7 +161,8 @@ def waiting(metrics: Metrics) -> float | None:
 
 def test_verified(load: Load, tmp_path: Path) -> None:
     """A right file with golden samples is verified, and says what it is."""
-    assert load().facts == Facts("linear", 2, "cpu", "fp32", True, sha256(tmp_path / "model.onnx"))
+    facts = load().facts
+    assert facts == Facts("linear", 2, "cpu", "fp32", True, sha256(tmp_path / "model.onnx"), device="CPU")
 
 
 def test_wrong_samples(load: Load) -> None:
@@ -218,11 +224,12 @@ def test_auto(cuda: Answer, taken: str, load: Load) -> None:
 
 
 def test_auto_says_why(load: Load, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where `auto` passes over a provider, the log says which and why."""
+    """Where `auto` passes over a provider, the log and ListModels say which and why."""
     monkeypatch.setattr(logging.getLogger("saccade"), "propagate", True)
-    load(fakes(right, wrong), "auto")
+    model = load(fakes(right, wrong), "auto")
     (fields,) = [record.__dict__["fields"] for record in caplog.records if record.msg == "provider passed over"]
     assert fields["reasons"].startswith("cuda: self-test: golden sample")
+    assert model.notice.startswith("passed over cuda: self-test: golden sample")
 
 
 def test_no_provider_passes(load: Load) -> None:
@@ -500,7 +507,7 @@ def test_instances_are_loaded(tmp_path: Path, metrics: Metrics) -> None:
     """A version is loaded as many times as it has instances; they share the cores unless threads are given."""
     threads = list[int]()
 
-    def create(_: str, sess_options: Any, providers: Any) -> _Fake:  # noqa: ANN401 - onnxruntime's
+    def create(_: str, sess_options: Any, **__: Any) -> _Fake:  # noqa: ANN401 - onnxruntime's
         threads.append(sess_options.intra_op_num_threads)
         return _Fake(CPU, right, len(LABELS))
 

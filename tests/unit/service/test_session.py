@@ -9,7 +9,8 @@ import pytest
 
 from service import cores
 from service.errors import ModelRejected, SetupError
-from service.session import Provider, Session, buckets, candidates, check_runtime
+from service.providers import Provider
+from service.session import Session, buckets, candidates, check_runtime
 from service.tensors import Expected
 from tests.foreign_models import layer, samples, write_foreign
 from tests.onnx_models import LABELS, pictures, probabilities, weights, write_model
