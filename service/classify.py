@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from service.client import Category, Client
+from service.connection import Connection
 from service.errors import InvalidInput, SaccadeError, SetupError
 
 STDIN = Path("-")
@@ -81,14 +82,14 @@ def rows(paths: Sequence[Path], classify: Classify) -> Iterator[Row]:
 
 
 @contextmanager
-def by_server(addresses: Sequence[str], *, model: str, version: str, top_k: int, timeout: float) -> Iterator[Classify]:
+def by_server(connection: Connection, *, model: str, version: str, top_k: int, timeout: float) -> Iterator[Classify]:
     """Give a function that asks a server."""
 
     def ask(encoded: bytes) -> tuple[str, str, Sequence[Category]]:
         answer = client.classify(encoded, model=model, version=version, top_k=top_k)
         return answer.model, answer.version, answer.classifications[0]
 
-    with Client(*addresses, timeout=timeout) as client:
+    with Client(connection=connection, timeout=timeout) as client:
         yield ask
 
 

@@ -12,7 +12,9 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import typer
 
 from service.config import Settings, flag, load_settings, variable
+from service.connection import Connection
 from service.errors import SaccadeError, SetupError
+from service.options import with_connection
 
 app = typer.Typer(
     help="Image classification inference: self-describing ONNX models served over gRPC.",
@@ -23,13 +25,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Address = Annotated[
-    str, typer.Option(envvar="SACCADE_ADDRESS", help="Server, as host:port; several with commas between.")
-]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 Timeout = Annotated[float, typer.Option(help="Seconds to wait for the answer.", min=0.001)]
-
-_LOCAL = "localhost:8001"
 
 
 def main() -> None:
@@ -99,6 +96,7 @@ app.command()(_with_settings(serve))
 
 
 @app.command()
+@with_connection
 def classify(
     paths: Annotated[
         list[Path] | None,
@@ -107,7 +105,7 @@ def classify(
         ),
     ] = None,
     *,
-    address: Address = _LOCAL,
+    connection: Connection,
     local: Annotated[bool, typer.Option("--local", help="Run the model in this process; no server is asked.")] = False,
     repository: Annotated[Path | None, typer.Option(help="With --local: model repository, else the bundled.")] = None,
     model: Annotated[str, typer.Option(help="Model; the server's default if none is given.")] = "",
@@ -128,7 +126,7 @@ def classify(
 
         saccade classify - --json --top-k 1 < digit.png
 
-        saccade classify digit.png --address example.org:8001
+        saccade classify digit.png --address one.example.org:8001,two.example.org:8001 --tls-ca ca.pem
     """
     from service import classify as command
 
@@ -139,7 +137,7 @@ def classify(
     if local:
         opened = command.in_process(repository, model=model, version=version, top_k=top_k)
     else:
-        opened = command.by_server(address.split(","), model=model, version=version, top_k=top_k, timeout=timeout)
+        opened = command.by_server(connection, model=model, version=version, top_k=top_k, timeout=timeout)
     with opened as ask:
         found = list(command.rows(files, ask))
     if as_json:
@@ -152,18 +150,19 @@ def classify(
 
 
 @app.command()
-def models(*, address: Address = _LOCAL, timeout: Timeout = 10.0, as_json: Json = False) -> None:
+@with_connection
+def models(*, connection: Connection, timeout: Timeout = 10.0, as_json: Json = False) -> None:
     """List the versions that a running server knows.
 
     Examples:
 
         saccade models
 
-        saccade models --address example.org:8001 --json
+        saccade models --address example.org:8001 --tls --token-file token --json
     """
     from service.client import Client
 
-    with Client(*address.split(","), timeout=timeout) as client:
+    with Client(connection=connection, timeout=timeout) as client:
         entries = client.models()
     if as_json:
         _print_json([asdict(entry) for entry in entries])

@@ -8,7 +8,7 @@ with Client("localhost:8001") as client:
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar
@@ -20,6 +20,7 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2
 from grpc_status import rpc_status
 
+from service.connection import Connection
 from service.errors import (
     DeadlineExceeded,
     InferenceFailed,
@@ -100,25 +101,22 @@ class Client:
     server said so; both until the deadline. Classifying twice does no harm, so every call may be repeated.
 
     Args:
-        addresses: `host:port`, one or more.
+        addresses: `host:port`, one or more; else those of `connection`.
+        connection: how to reach them: TLS, token, keepalive, largest message.
         timeout: seconds that a call may take, repeats included, where the call says nothing else.
-        max_message_mb: largest message that is sent or received, in MiB; the server's own default.
+
+    Raises:
+        SetupError: the connection cannot be made as described.
     """
 
-    def __init__(self, *addresses: str, timeout: float = 10.0, max_message_mb: int = 64) -> None:
-        if not addresses:
+    def __init__(self, *addresses: str, connection: Connection | None = None, timeout: float = 10.0) -> None:
+        if not addresses and connection is None:
             raise ValueError("Client needs at least one address, for example Client('localhost:8001')")
-        limit = max_message_mb * 1024 * 1024
-        options = [
-            ("grpc.max_send_message_length", limit),
-            ("grpc.max_receive_message_length", limit),
-            ("grpc.enable_retries", 0),  # repeats are made here, where CANCELLED and several servers are understood
-            ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.min_reconnect_backoff_ms", 100),
-            ("grpc.max_reconnect_backoff_ms", 1000),
-        ]
-        self._channels = [grpc.insecure_channel(address, options) for address in addresses]
-        self._addresses = addresses
+        connection = connection or Connection()
+        self._connection = replace(connection, addresses=addresses or connection.addresses)
+        self._addresses = self._connection.addresses
+        # Repeats are made here, where CANCELLED and several servers are understood.
+        self._channels = [self._connection.open_channel(address) for address in self._addresses]
         self._current = 0
         self._timeout = timeout
 
@@ -183,7 +181,10 @@ class Client:
                 response_deserializer=health_pb2.HealthCheckResponse.FromString,
             )
             try:
-                if check(request, timeout=timeout).status == health_pb2.HealthCheckResponse.SERVING:
+                if (
+                    check(request, timeout=timeout, metadata=self._connection.metadata()).status
+                    == health_pb2.HealthCheckResponse.SERVING
+                ):
                     return True
             except grpc.RpcError:
                 continue
@@ -200,7 +201,9 @@ class Client:
                 method, request_serializer=type(request).SerializeToString, response_deserializer=parse
             )
             try:
-                reply: Reply = send(request, timeout=max(0.0, deadline - time.monotonic()))
+                reply: Reply = send(
+                    request, timeout=max(0.0, deadline - time.monotonic()), metadata=self._connection.metadata()
+                )
             except grpc.RpcError as error:
                 failure = _failure(error, self._addresses[at])
                 if isinstance(failure, Unavailable):
