@@ -30,6 +30,13 @@ class Settings(BaseSettings):
     host: str = Field("0.0.0.0", description="Address to listen on.")  # noqa: S104 - a service in a container
     grpc_port: Port = Field(8001, description="Port of gRPC. 0 picks a free one and says which.")
     metrics_port: Port = Field(8002, description="Port of the Prometheus metrics. 0 picks a free one and says which.")
+    tls_certificate: Path | None = Field(
+        None, description="PEM file of the certificate for TLS, its chain after it; read again when it changes."
+    )
+    tls_key: Path | None = Field(None, description="PEM file of the certificate's key, without a password.")
+    tls_client_ca: Path | None = Field(
+        None, description="PEM file of who signs callers' certificates (mTLS); a caller without one is refused."
+    )
     provider: ProviderChoice = Field(
         "auto", description="Execution provider. `auto` takes the best one that loads and passes the self-test."
     )

@@ -13,12 +13,13 @@ from functools import cache
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, make_wsgi_app
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from service import scrape
 from service.counts import Counts
-from service.errors import RefusalReason, SetupError
+from service.errors import RefusalReason
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -211,25 +212,13 @@ class Metrics:
             if counts is not None:
                 (counts.success if call.code == "OK" else counts.fail).add([call.seconds])
 
-    def serve(self, host: str, port: int) -> tuple[int, Callable[[], None]]:
-        """Serve /metrics; return the port and what stops it.
+    def serve(self, host: str, port: int, context: scrape.Context = lambda: None) -> tuple[int, Callable[[], None]]:
+        """Serve /metrics, see service.scrape; return the port and what stops it.
 
         Raises:
             SetupError: the port is taken.
         """
-        try:
-            server, thread = start_http_server(port, host, self.registry)
-        except OSError as error:
-            raise SetupError(
-                f"--metrics-port {port} on {host}: {error.strerror}; choose another, or 0 for a free one"
-            ) from None
-
-        def stop() -> None:
-            server.shutdown()
-            server.server_close()
-            thread.join()
-
-        return server.server_port, stop
+        return scrape.serve(make_wsgi_app(self.registry), host, port, context)
 
 
 class VersionFacts(Protocol):

@@ -31,7 +31,9 @@ from service.rpc.calls import Calls, Handler
 from service.rpc.deadlines import Deadlines
 from service.rpc.infer import ModelStream
 from service.rpc.streams import Streams
+from service.security import Security
 from service.session import check_runtime
+from service.watched import Watch
 
 BUNDLED = Path(__file__).parent / "bundled/models"
 BUNDLED_DEFAULT = "lenet5-mnist"
@@ -101,6 +103,8 @@ class Server:
     def __init__(self, settings: Settings, *, load: Load | None = None, metrics: Metrics | None = None) -> None:
         self._settings = settings
         self.metrics = metrics or Metrics(most_labels=settings.metrics_labels)
+        self._watch = Watch()
+        self._security = Security(settings, self._watch)
         self._drained = False
         self._reported: set[str] = set()  # models whose health was told
         self.repository = open_repository(settings, self.metrics, load)
@@ -158,8 +162,11 @@ class Server:
         wire.check()
         runtime = check_runtime()
         self.repository.scan()
-        self.metrics_port, self._stop_metrics = self.metrics.serve(self._settings.host, self._settings.metrics_port)
+        self.metrics_port, self._stop_metrics = self.metrics.serve(
+            self._settings.host, self._settings.metrics_port, self._security.context
+        )
         self.grpc_port = self._listen()
+        self._watch.start()
         self._report_health()
         self.repository.load_all()
         self._report_health()
@@ -203,6 +210,7 @@ class Server:
         self._grpc.stop(None)  # idle Watches, reflection: one of them alone would hold stop(grace) to its end
         self.repository.close(self._settings.grace)
         self._stop_metrics()
+        self._watch.stop()
         for pool in (self._control, self._changes):
             pool.shutdown(wait=False, cancel_futures=True)
         logs.info("stopped")
@@ -210,7 +218,7 @@ class Server:
     def _listen(self) -> int:
         host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
         try:
-            port = self._grpc.add_insecure_port(f"{host}:{self._settings.grpc_port}")
+            port = self._security.add_port(self._grpc, f"{host}:{self._settings.grpc_port}")
         except RuntimeError:
             port = 0
         if not port:

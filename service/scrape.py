@@ -1,0 +1,87 @@
+"""The HTTP server of the metrics: plain or TLS, a thread for each scrape. Standard library only."""
+
+import socket
+import ssl
+import threading
+from collections.abc import Callable
+from socketserver import ThreadingMixIn
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+
+from service import logs
+from service.errors import SetupError
+
+Context = Callable[[], ssl.SSLContext | None]
+"""Returns what a new connection speaks TLS with, None for plain HTTP; asked anew for each, so that a new certificate
+needs no restart."""
+
+_PATIENCE = 10.0
+"""Seconds that a scraper may be silent, in its handshake too."""
+_LOOK = 0.1
+"""Seconds until `stop` is noticed."""
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    """Handshakes on the connection's own thread: on the listening one a silent caller would hold up all others."""
+
+    daemon_threads = True
+    request_queue_size = 64
+    context: Context
+
+    def server_bind(self) -> None:
+        """Bind without asking the resolver for this machine's name, which may take seconds."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.socket.bind(self.server_address)
+        self.server_address = self.socket.getsockname()
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+        self.setup_environ()
+
+    def finish_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 - as the base has it
+        """Answer one connection."""
+        try:
+            request.settimeout(_PATIENCE)
+            context = self.context()
+            if context is None:
+                super().finish_request(request, client_address)
+                return
+            with context.wrap_socket(request, server_side=True) as secured:
+                super().finish_request(secured, client_address)
+        except OSError as error:  # ssl.SSLError is one: no TLS, no certificate of ours, or gone
+            logs.sometimes("scrape failed", peer=client_address[0], reason=str(error))
+
+
+class _Silent(WSGIRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
+        """Log nothing: a scrape is no event."""
+
+
+def serve(app: Any, host: str, port: int, context: Context = lambda: None) -> tuple[int, Callable[[], None]]:  # noqa: ANN401 - a WSGI application
+    """Serve a WSGI application; return the port and what stops it.
+
+    Args:
+        app: the application.
+        host: address to listen on.
+        port: 0 for a free one.
+        context: for TLS; plain HTTP if it returns none.
+
+    Raises:
+        SetupError: the port is taken.
+    """
+    kind = type("_Server", (_Server,), {"address_family": socket.AF_INET6}) if ":" in host else _Server
+    try:
+        server = kind((host, port), _Silent)
+    except OSError as error:
+        raise SetupError(
+            f"--metrics-port {port} on {host}: {error.strerror}; choose another, or 0 for a free one"
+        ) from None
+    server.context = context
+    server.set_app(app)
+    thread = threading.Thread(target=server.serve_forever, args=(_LOOK,), name="metrics", daemon=True)
+    thread.start()
+
+    def stop() -> None:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+    return server.server_port, stop

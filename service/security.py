@@ -1,0 +1,82 @@
+"""What keeps strangers out, as the settings say: certificates, read again when they change."""
+
+import ssl
+from functools import partial
+from pathlib import Path
+
+import grpc
+
+from service import certificates
+from service.certificates import Certificates
+from service.config import Settings
+from service.errors import SetupError
+from service.watched import Watch, Watched, warn_of_readers
+
+
+class Security:
+    """Certificates of one server.
+
+    Args:
+        settings: which files.
+        watch: looks at them from its start on.
+
+    Raises:
+        SetupError: a file is missing or cannot be used; the text says which, and what to do.
+    """
+
+    def __init__(self, settings: Settings, watch: Watch) -> None:
+        self._certificates = _certificates(settings)
+        if self._certificates is not None:
+            watch.add(self._certificates)
+
+    def add_port(self, server: grpc.Server, address: str) -> int:
+        """Let the server listen, with TLS where there is a certificate; return the port.
+
+        Raises:
+            RuntimeError: gRPC cannot have it.
+        """
+        watched = self._certificates
+        if watched is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, _credentials(watched))
+
+    def context(self) -> ssl.SSLContext | None:
+        """Return what Python's own TLS uses now; None without TLS."""
+        return None if self._certificates is None else self._certificates.value.context
+
+
+def _certificates(settings: Settings) -> Watched[Certificates] | None:
+    certificate, key, client_ca = settings.tls_certificate, settings.tls_key, settings.tls_client_ca
+    if certificate is None and key is None:
+        if client_ca is not None:
+            raise SetupError(
+                "--tls-client-ca needs --tls-certificate and --tls-key: callers are asked for theirs in TLS"
+            )
+        return None
+    if certificate is None or key is None:
+        raise SetupError("--tls-certificate and --tls-key belong together; give both")
+    paths: list[Path] = [path for path in (certificate, key, client_ca) if path is not None]
+    warn_of_readers(key, "--tls-key")
+    return Watched("certificates", paths, partial(certificates.read, certificate, key, client_ca))
+
+
+def _credentials(watched: Watched[Certificates]) -> grpc.ServerCredentials:
+    """Return gRPC's credentials; it asks for the newest before each handshake, calls under way go on."""
+    given = watched.value
+
+    def newest() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal given
+        if watched.value is given:
+            return None
+        given = watched.value
+        return _configuration(given)
+
+    return grpc.dynamic_ssl_server_credentials(
+        _configuration(given),
+        newest,  # type: ignore[arg-type]  # None means no change, which its types do not say
+        require_client_authentication=given.client_ca is not None,
+    )
+
+
+def _configuration(value: Certificates) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(value.key, value.certificate)], value.client_ca)
