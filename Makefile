@@ -7,7 +7,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH_INDEX_SECONDS ?= 3
 REQUIREMENTS := pyproject.toml constraints.txt
 
-.PHONY: demo test slow bench check format protos readme bundled help clean
+.PHONY: demo test slow bench check format protos monitoring readme bundled help clean
 
 help:  ## say what there is
 	@sed -n 's/^\([a-z]*\):.*##/\1\t/p' $(MAKEFILE_LIST)
@@ -30,7 +30,9 @@ check: $(VENV)/.dev  ## format, lint, types, generated code (the layers are a te
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy deploy/monitoring/generate.py
 	$(BIN)/python protos/generate.py --check
+	$(BIN)/python deploy/monitoring/generate.py --check
 
 format: $(VENV)/.dev  ## mend what format and lint can mend
 	$(BIN)/ruff format .
@@ -38,6 +40,9 @@ format: $(VENV)/.dev  ## mend what format and lint can mend
 
 protos: $(VENV)/.dev  ## write service/rpc/pb from protos/
 	$(BIN)/python protos/generate.py
+
+monitoring: $(VENV)/.dev  ## write the Prometheus rules and the Grafana dashboard from deploy/monitoring/*.py
+	$(BIN)/python deploy/monitoring/generate.py
 
 bundled: $(VENV)/.train  ## train the bundled model on MNIST=FOLDER and draw the example pictures
 	$(BIN)/saccade train lenet5-mnist --data-folder $(MNIST)
