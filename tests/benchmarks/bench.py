@@ -24,7 +24,9 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from service.load.closed_loop import Load, Outcome, run
+from service.load.outcome import Outcome
+from service.load.plan import Load
+from service.load.processes import run
 from service.rpc.pb.inference import service_pb2
 from service.rpc.pb.saccade.v1 import classifier_pb2 as pb
 from service.server import BUNDLED, BUNDLED_DEFAULT

@@ -24,7 +24,9 @@ from rich.table import Table
 
 from export import architectures, published
 from export.drawn import pictures
-from service.load.closed_loop import Load, Outcome, run
+from service.load.outcome import Outcome
+from service.load.plan import Load
+from service.load.processes import run
 from service.manifest import Preprocessing
 from service.rpc.pb.saccade.v1 import classifier_pb2 as pb
 from service.session import Session

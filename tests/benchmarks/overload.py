@@ -7,25 +7,21 @@ python -m tests.benchmarks.overload [--seconds 5] [--deadline-ms 200] [--kind pi
 """
 
 import argparse
-import asyncio
 import io
-import random
 import sys
 import tempfile
 import time
-from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import grpc.aio
 import numpy as np
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
 from service.config import load_settings
+from service.load.plan import Load
+from service.load.processes import Loaders
 from service.metrics import Metrics
 from service.rpc.pb.saccade.v1 import classifier_pb2 as pb
 from service.server import Server
@@ -41,43 +37,6 @@ def slow(batch: Batch) -> Any:  # noqa: ANN401 - an array
     """Take as long as a batch of this size is said to take."""
     time.sleep(COSTS[min(bucket for bucket in COSTS if bucket >= len(batch))])
     return uniform(batch)
-
-
-async def offer(address: str, request: bytes, rate: float, seconds: float, deadline: float) -> Counter[str]:
-    """Send calls at a mean rate; return how many were answered in time, answered late, and failed by status."""
-    numbers = random.Random(0)
-    outcome: Counter[str] = Counter()
-    channels = [grpc.aio.insecure_channel(address, [("saccade.channel", number)]) for number in range(4)]
-    methods: list[Any] = [channel.unary_unary(CLASSIFY) for channel in channels]
-
-    async def call(due: float, method: Any) -> None:  # noqa: ANN401 - gRPC's own
-        left = due + deadline - time.monotonic()
-        if left <= 0:
-            outcome["client late"] += 1
-            return
-        try:
-            await method(request, timeout=left)
-        except grpc.aio.AioRpcError as error:
-            outcome[error.code().name] += 1
-        else:
-            outcome["in time" if time.monotonic() <= due + deadline else "late"] += 1
-
-    due = time.monotonic()
-    end = due + seconds
-    tasks: list[asyncio.Task[None]] = []
-    while due < end:
-        due += numbers.expovariate(rate)
-        await asyncio.sleep(max(0.0, due - time.monotonic()))
-        tasks.append(asyncio.create_task(call(due, methods[len(tasks) % len(methods)])))
-    await asyncio.gather(*tasks)
-    for channel in channels:
-        await channel.close()
-    return outcome
-
-
-def offer_all(address: str, request: bytes, rate: float, seconds: float, deadline: float) -> Counter[str]:
-    """Do what `offer` does in a process of its own."""
-    return asyncio.run(offer(address, request, rate, seconds, deadline))
 
 
 def message(kind: str) -> bytes:
@@ -102,24 +61,32 @@ def main() -> None:
     metrics = Metrics()
     session = HeldSession(slow)
     session.gate.set()
-    load = session.load(queue_size=256, costs=COSTS)
-    load.metrics = metrics
+    held = session.load(queue_size=256, costs=COSTS)
+    held.metrics = metrics
     table = Table("offered, of capacity", "answered in time a second", "of the peak", "late", "refused", "expired")
-    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(1, get_context("spawn")) as loader:
+    with tempfile.TemporaryDirectory() as folder, Loaders() as loaders:
         write_model(Path(folder) / "linear" / "1")
         settings = load_settings(repository=Path(folder), host="127.0.0.1", grpc_port=0, metrics_port=0)
-        server = Server(settings, load=load, metrics=metrics)
+        server = Server(settings, load=held, metrics=metrics)
         server.start()
         peak = 0.0
         for times in (0.7, 0.9, 1.0, 1.5, 3.0, 5.0):
-            address, deadline = f"127.0.0.1:{server.grpc_port}", given.deadline_ms / 1000
-            request = message(given.kind)
-            outcome = loader.submit(offer_all, address, request, times * CAPACITY, given.seconds, deadline).result()
-            good = outcome["in time"] / given.seconds
-            peak = max(peak, good)
-            counts = [str(outcome[name]) for name in ("late", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED")]
-            table.add_row(f"{times:g}", f"{good:.0f}", f"{good / peak:.2f}", *counts)
-            sys.stderr.write(f"{times:g}: {dict(outcome)}\n")
+            load = Load(
+                f"127.0.0.1:{server.grpc_port}",
+                CLASSIFY,
+                message(given.kind),
+                1,
+                given.seconds,
+                0.0,
+                given.deadline_ms / 1000,
+                rate=times * CAPACITY,
+            )
+            outcome = loaders.run(load)
+            peak = max(peak, outcome.goodput)
+            counts = [str(outcome.failed[name]) for name in ("RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED")]
+            late = str(outcome.arrived - outcome.good)
+            table.add_row(f"{times:g}", f"{outcome.goodput:.0f}", f"{outcome.goodput / peak:.2f}", late, *counts)
+            sys.stderr.write(f"{times:g}: {outcome.answered} answered, {dict(outcome.failed)}\n")
         server.drain(delay=0, refuse=0)
     Console(width=110).print(table)
 

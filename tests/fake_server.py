@@ -1,0 +1,58 @@
+"""A gRPC server whose service time and stalls the test controls."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+
+from tests.fakes import WAIT
+
+METHOD = "/fake/Unary"
+
+
+class FakeServer:
+    """Works off one call after the other.
+
+    Args:
+        service: seconds that each takes.
+        stall_at: number of the call that is held, the first is 0; None for none.
+        stall: seconds that it is held.
+        answer: bytes of every answer.
+    """
+
+    def __init__(
+        self, service: float = 0.0, *, stall_at: int | None = None, stall: float = 0.0, answer: bytes = b""
+    ) -> None:
+        self._service, self._stall_at, self._stall, self._answer = service, stall_at, stall, answer
+        self.calls = 0
+        self.begun = threading.Event()
+        self._server = grpc.server(ThreadPoolExecutor(1))
+        unary: Any = grpc.unary_unary_rpc_method_handler(self._unary)
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("fake", {"Unary": unary}),))
+        self.port = self._server.add_insecure_port("127.0.0.1:0")
+        self.address = f"127.0.0.1:{self.port}"
+
+    def __enter__(self) -> Self:
+        self._server.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End at once."""
+        self._server.stop(None).wait(WAIT)
+
+    def _unary(self, _request: bytes, _context: grpc.ServicerContext) -> bytes:
+        number, self.calls = self.calls, self.calls + 1
+        self.begun.set()
+        if number == self._stall_at:
+            time.sleep(self._stall)
+        elif self._service:
+            time.sleep(self._service)
+        return self._answer
