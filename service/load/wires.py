@@ -105,7 +105,9 @@ class Streams:
         stream = self._streams.get(place)
         if stream is None or stream.over:
             method: Any = self._channels.all[place].stream_stream(self._load.method)
-            stream = self._streams[place] = _Stream(method(metadata=self._load.metadata), framing.BY_NAME[self._load.framing])
+            stream = self._streams[place] = _Stream(
+                method(metadata=self._load.metadata), framing.BY_NAME[self._load.framing]
+            )
         stream.send(str(self._count), next(self._requests), timeout, ended)
 
     async def close(self) -> None:
