@@ -37,6 +37,11 @@ class Settings(BaseSettings):
     tls_client_ca: Path | None = Field(
         None, description="PEM file of who signs callers' certificates (mTLS); a caller without one is refused."
     )
+    tokens_file: Path | None = Field(
+        None,
+        description="File of bearer tokens, a caller a line: `NAME:TOKEN`; every call but health needs one. Read again "
+        "when it changes.",
+    )
     provider: ProviderChoice = Field(
         "auto", description="Execution provider. `auto` takes the best one that loads and passes the self-test."
     )

@@ -18,7 +18,7 @@ The gRPC statuses that these become are the business of service.rpc.statuses.
 from collections.abc import Callable
 from typing import Literal, NoReturn
 
-RefusalReason = Literal["queue_full", "pool_full", "deadline", "draining"]
+RefusalReason = Literal["queue_full", "pool_full", "deadline", "draining", "credentials", "caller"]
 
 
 class SaccadeError(Exception):

@@ -1,4 +1,4 @@
-"""What keeps strangers out, as the settings say: certificates, read again when they change."""
+"""What keeps strangers out, as the settings say: certificates and tokens, read again when they change."""
 
 import ssl
 from functools import partial
@@ -6,15 +6,16 @@ from pathlib import Path
 
 import grpc
 
-from service import certificates
+from service import certificates, logs, tokens
 from service.certificates import Certificates
 from service.config import Settings
 from service.errors import SetupError
+from service.tokens import Tokens
 from service.watched import Watch, Watched, warn_of_readers
 
 
 class Security:
-    """Certificates of one server.
+    """Certificates and tokens of one server.
 
     Args:
         settings: which files.
@@ -26,8 +27,10 @@ class Security:
 
     def __init__(self, settings: Settings, watch: Watch) -> None:
         self._certificates = _certificates(settings)
-        if self._certificates is not None:
-            watch.add(self._certificates)
+        self._tokens = _tokens(settings)
+        for files in (self._certificates, self._tokens):
+            if files is not None:
+                watch.add(files)
 
     def add_port(self, server: grpc.Server, address: str) -> int:
         """Let the server listen, with TLS where there is a certificate; return the port.
@@ -39,6 +42,10 @@ class Security:
         if watched is None:
             return server.add_insecure_port(address)
         return server.add_secure_port(address, _credentials(watched))
+
+    def tokens(self) -> Tokens | None:
+        """Return the tokens that count now; None where none are asked for."""
+        return None if self._tokens is None else self._tokens.value
 
     def context(self) -> ssl.SSLContext | None:
         """Return what Python's own TLS uses now; None without TLS."""
@@ -58,6 +65,19 @@ def _certificates(settings: Settings) -> Watched[Certificates] | None:
     paths: list[Path] = [path for path in (certificate, key, client_ca) if path is not None]
     warn_of_readers(key, "--tls-key")
     return Watched("certificates", paths, partial(certificates.read, certificate, key, client_ca))
+
+
+def _tokens(settings: Settings) -> Watched[Tokens] | None:
+    path = settings.tokens_file
+    if path is None:
+        return None
+    warn_of_readers(path, "--tokens-file")
+    if settings.tls_certificate is None:
+        logs.warning(
+            "TOKENS TRAVEL IN THE CLEAR: whoever sees the network can use them; give --tls-certificate and --tls-key, "
+            "or let something on this machine end TLS"
+        )
+    return Watched("tokens", [path], partial(tokens.read, path))
 
 
 def _credentials(watched: Watched[Certificates]) -> grpc.ServerCredentials:

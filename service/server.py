@@ -29,6 +29,7 @@ from service.repository import RESERVED, Load, Repository
 from service.rpc import classifier, inference, wire
 from service.rpc.calls import Calls, Handler
 from service.rpc.deadlines import Deadlines
+from service.rpc.gate import Gate
 from service.rpc.infer import ModelStream
 from service.rpc.streams import Streams
 from service.security import Security
@@ -119,15 +120,13 @@ class Server:
         self._pin = cores.home(settings.pin)
         with cores.pinned(self._pin):
             self._grpc = grpc.server(self._control, options=_channel_options(settings))
-        self._grpc.add_generic_rpc_handlers(
-            tuple(
-                grpc.method_handlers_generic_handler(service, handlers)
-                for service, handlers in self._services().items()
-            )
-        )
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
+        self.gate = Gate(self._security.tokens, self.metrics)
+        for service, handlers in self._services().items():
+            self.gate.add_registered_method_handlers(service, handlers)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self.gate)  # type: ignore[arg-type]
         if settings.reflection:
-            _add_reflection(self._grpc)
+            _add_reflection(self.gate)
+        self._grpc.add_generic_rpc_handlers((self.gate,))
         self.grpc_port = self.metrics_port = 0
         self._stop_metrics: Callable[[], None] = lambda: None
 
@@ -303,7 +302,7 @@ def _channel_options(settings: Settings) -> list[tuple[str, int]]:
     ]
 
 
-def _add_reflection(server: grpc.Server) -> None:
+def _add_reflection(gate: Gate) -> None:
     """Register reflection; each open stream holds a thread, so they have a pool of their own."""
     names = [*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME]
     pool = ThreadPoolExecutor(16, thread_name_prefix="reflection")
@@ -318,6 +317,4 @@ def _add_reflection(server: grpc.Server) -> None:
         request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
         response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
     )
-    server.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler(reflection.SERVICE_NAME, {"ServerReflectionInfo": handler}),)
-    )
+    gate.add_registered_method_handlers(reflection.SERVICE_NAME, {"ServerReflectionInfo": handler})

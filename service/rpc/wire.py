@@ -48,6 +48,11 @@ class Wire:
         left = self._event.call_details.deadline - time.time()
         return time.monotonic() + left if left < _NO_DEADLINE else None
 
+    @property
+    def peer(self) -> str:
+        """Where the caller is, such as `ipv4:10.0.0.7:41234`."""
+        return str(self._event.call.peer(), "utf-8", "replace")
+
     def on_end(self, callback: Callable[[], None]) -> bool:
         """Call when the RPC is over for whatever reason, its last bytes handed to the transport; False: it is over.
 
