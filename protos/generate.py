@@ -24,22 +24,26 @@ FILES = [
 
 
 def generate(folder: Path) -> None:
-    """Compile FILES into `folder`, with imports that work from inside the package service.rpc.pb."""
+    """Compile FILES into `folder`, with imports that work wherever the folder is a package."""
     well_known = next(iter(google.rpc.__path__))
     bundled = Path(grpc_tools.__file__).parent / "_proto"
     include = [f"-I{PROTOS}", f"-I{Path(well_known).parent.parent}", f"-I{bundled}"]
     out = [f"--{kind}_out={folder}" for kind in ("python", "pyi", "grpc_python")]
     if protoc.main(["protoc", *include, *out, *FILES]) != 0:
         sys.exit("protoc failed; its message is above")
-    packages = {name.rpartition("/")[0].replace("/", ".") for name in FILES}
+    packages = {name.rpartition("/")[0] for name in FILES}
     for path in sorted(folder.rglob("*_pb2*.py*")):
         if path.suffix == ".pyc":
             continue
-        # protoc writes absolute imports of the protos' own packages, which is not where the code lives.
+        # protoc writes absolute imports of the protos' own packages, which is not where the code lives. Relative ones
+        # work in service/rpc/pb, and in the copy that the wheel has in its module `saccade`.
         text = path.read_text()
+        here = path.relative_to(folder).parent
         for package in packages:
+            up = "." * (1 + len(here.parts))
+            there = "." if str(here) == package else up + package.replace("/", ".")
             text = re.sub(
-                rf"^from {package} import ", f"from service.rpc.pb.{package} import ", text, flags=re.MULTILINE
+                rf"^from {package.replace('/', '.')} import ", f"from {there} import ", text, flags=re.MULTILINE
             )
         path.write_text(text)
 

@@ -55,6 +55,10 @@ BOTH_SIDES = {"service.classify", "service.cli"}
 CLIENT = [
     ["service.errors", "service.rpc.pb"],
     ["service.connection"],
+    [f"service.client.{room}" for room in ("answers", "attempts", "failures", "pictures", "policy")],
+    ["service.client.base", "service.client.exchange"],
+    ["service.client.stream_synchronous", "service.client.stream_asynchronous"],
+    ["service.client.synchronous", "service.client.asynchronous"],
     ["service.client", "service.options"],
     ["service.load.plan", "service.load.outcome", "service.load.framing"],
     ["service.load.sender"],

@@ -3,9 +3,9 @@
 import grpc
 import warnings
 
-from service.rpc.pb.inference import extensions_pb2 as inference_dot_extensions__pb2
-from service.rpc.pb.inference import model_config_pb2 as inference_dot_model__config__pb2
-from service.rpc.pb.inference import service_pb2 as inference_dot_service__pb2
+from . import extensions_pb2 as inference_dot_extensions__pb2
+from . import model_config_pb2 as inference_dot_model__config__pb2
+from . import service_pb2 as inference_dot_service__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__

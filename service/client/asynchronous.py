@@ -1,0 +1,118 @@
+"""The client's asyncio twin."""
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2
+
+from ..connection import Connection
+from ..errors import Cancelled
+from ..rpc.pb.saccade.v1 import classifier_pb2 as pb
+from .answers import Answer, ModelEntry, Streamed, answer_of, entries_of
+from .base import CLASSIFY, HEALTH, LIST_MODELS, Base, Method
+from .exchange import WINDOW, Exchange
+from .failures import of_call
+from .pictures import Choice, Picture, reads_files, serialized
+from .stream_asynchronous import Stream
+
+
+class AsyncClient:
+    """`Client` for asyncio: the same arguments, methods, results and errors; make and use it in one event loop."""
+
+    def __init__(
+        self, *addresses: str, connection: Connection | None = None, connections: int = 1, timeout: float = 10.0
+    ) -> None:
+        self._base: Base[grpc.aio.Channel] = Base(
+            addresses, connection, connections, timeout, Connection.open_async_channel
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections; calls under way end with Cancelled."""
+        self._base.pool.closed = True
+        for link in self._base.pool.links:
+            await link.channel.close()
+
+    async def classify(
+        self,
+        *pictures: Picture | Sequence[Picture],
+        model: str = "",
+        version: str = "",
+        top_k: int = 0,
+        timeout: float | None = None,
+    ) -> Answer:
+        """Return the most probable categories of each picture; see `Client.classify`."""
+        choice = Choice(model, version, top_k)
+        request = (
+            await asyncio.to_thread(choice.request, pictures) if reads_files(pictures) else choice.request(pictures)
+        )
+        raw = serialized(request, self._base.connection.max_message_bytes)
+        return answer_of(await self._call(CLASSIFY, raw, timeout))
+
+    def stream(
+        self,
+        pictures: Iterable[Picture | Sequence[Picture]] | AsyncIterable[Picture | Sequence[Picture]],
+        *,
+        model: str = "",
+        version: str = "",
+        top_k: int = 0,
+        timeout: float | None = None,
+        window: int = WINDOW,
+        ordered: bool = True,
+    ) -> AsyncIterator[Streamed]:
+        """Classify many pictures on one stream; see `Client.stream`. The iterable is read by a task of its own."""
+        seconds = self._base.timeout if timeout is None else timeout
+        exchange = Exchange(self._base.pool, self._base.connection, seconds, ordered=ordered)
+        return Stream(exchange, Choice(model, version, top_k), self._base.connection, window).run(pictures)
+
+    async def models(self, *, timeout: float | None = None) -> list[ModelEntry]:
+        """Return every version that the server knows, by name, the highest first."""
+        return entries_of(await self._call(LIST_MODELS, pb.ListModelsRequest().SerializeToString(), timeout))
+
+    async def ready(self, service: str = "", *, timeout: float = 1.0) -> bool:
+        """Return whether a server says SERVING of a service; see `Client.ready`."""
+        request = health_pb2.HealthCheckRequest(service=service).SerializeToString()
+        check = Method(HEALTH, health_pb2.HealthCheckResponse)
+        for link in self._base.pool.links:
+            try:
+                reply = await self._base.method(link, check)(
+                    request, timeout=timeout, metadata=self._base.connection.metadata()
+                )
+            except grpc.RpcError:
+                continue
+            if reply.status == health_pb2.HealthCheckResponse.SERVING:
+                return True
+        return False
+
+    async def _call(self, method: Method, raw: bytes, timeout: float | None) -> Any:  # noqa: ANN401
+        """Call until it is answered, fails for good, or the deadline passes."""
+        metadata = self._base.connection.metadata()
+        attempts = self._base.attempts(timeout)
+        while True:
+            if attempts.wait:
+                await asyncio.sleep(attempts.wait)
+            send = self._base.method(attempts.link, method)
+            try:
+                reply = await send(raw, timeout=attempts.remaining(), metadata=metadata)
+            except grpc.aio.AioRpcError as error:
+                failure = of_call(error, attempts.link.address)
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if self._base.pool.closed and not (task and task.cancelling()):
+                    raise Cancelled("the client was closed while the call was under way") from None
+                raise
+            else:
+                attempts.worked()
+                return reply
+            attempts.failed(failure)

@@ -1,0 +1,162 @@
+"""One stream of the asyncio twin: a task reads the iterable, two serve each open call, the caller does the rest."""
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from ..connection import Connection
+from ..errors import SaccadeError, SetupError
+from ..rpc.pb.saccade.v1 import classifier_pb2 as pb
+from .answers import Streamed
+from .attempts import Link
+from .base import STREAM
+from .exchange import Exchange
+from .failures import of_call
+from .pictures import Choice, Picture, reads_files
+
+Items = Iterable[Picture | Sequence[Picture]] | AsyncIterable[Picture | Sequence[Picture]]
+
+
+class Stream:
+    """Runs one exchange; see `Stream` of the client for threads."""
+
+    def __init__(
+        self, exchange: Exchange[grpc.aio.Channel], choice: Choice, connection: Connection, window: int
+    ) -> None:
+        if window < 1:
+            raise SetupError(f"window {window}: must be at least 1")
+        self._exchange = exchange
+        self._choice = choice
+        self._connection = connection
+        self._room = asyncio.Semaphore(window)
+        self._inbox: asyncio.Queue[Any] = asyncio.Queue()
+        self._outbox: asyncio.Queue[pb.ClassifyRequest | None] | None = None
+        self._call: Any = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._read_all = False
+        self._source_error: Exception | None = None
+
+    async def run(self, pictures: Items) -> AsyncIterator[Streamed]:
+        """Yield what each item gave."""
+        self._start(self._feed(pictures))
+        try:
+            while True:
+                for streamed in self._exchange.finished():
+                    self._room.release()
+                    yield streamed
+                if self._read_all and self._exchange.idle:
+                    break
+                self._send()
+                await self._work(self._exchange.wait())
+            if self._source_error is not None:
+                raise self._source_error
+        finally:
+            await self._end()
+
+    async def _feed(self, pictures: Items) -> None:
+        error: Exception | None = None
+        try:
+            source = aiter(pictures if isinstance(pictures, AsyncIterable) else _each(pictures))
+            while await self._room.acquire():
+                try:
+                    picture = await anext(source)
+                except StopAsyncIteration:
+                    break
+                await self._inbox.put(partial(self._exchange.take, await self._request(picture)))
+        except Exception as raised:  # noqa: BLE001 - the caller's iterable; raised where the answers are taken
+            error = raised
+        await self._inbox.put(partial(self._fed, error))
+
+    async def _request(self, picture: Picture | Sequence[Picture]) -> pb.ClassifyRequest | SaccadeError:
+        try:
+            if reads_files([picture]):
+                return await asyncio.to_thread(self._choice.request, [picture])
+            return self._choice.request([picture])
+        except SaccadeError as error:
+            return error
+
+    def _fed(self, error: Exception | None) -> None:
+        self._read_all, self._source_error = True, error
+
+    async def _work(self, seconds: float | None) -> None:
+        """Wait for something to do, and do all there is."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                do = await self._inbox.get()
+            do()
+        while not self._inbox.empty():
+            self._inbox.get_nowait()()
+        self._exchange.expire()
+
+    def _send(self) -> None:
+        link = self._exchange.link_to_open()
+        if link is not None:
+            self._open(link)
+        if self._outbox is not None:
+            for request in self._exchange.due():
+                self._outbox.put_nowait(request)
+
+    def _open(self, link: Link[grpc.aio.Channel]) -> None:
+        method: Any = link.channel.stream_stream(
+            STREAM,
+            request_serializer=pb.ClassifyRequest.SerializeToString,
+            response_deserializer=pb.ClassifyStreamResponse.FromString,
+        )
+        self._outbox = asyncio.Queue()
+        self._call = method(metadata=self._connection.metadata())
+        self._start(self._write(self._call, self._outbox))
+        self._start(self._read(self._call, link))
+
+    async def _write(self, call: Any, outbox: asyncio.Queue[pb.ClassifyRequest | None]) -> None:  # noqa: ANN401
+        with suppress(grpc.RpcError, asyncio.InvalidStateError):  # the call is over; who reads it says why
+            while (request := await outbox.get()) is not None:
+                await call.write(request)
+            await call.done_writing()
+
+    async def _read(self, call: Any, link: Link[grpc.aio.Channel]) -> None:  # noqa: ANN401 - grpc.aio's
+        failure = None
+        try:
+            while (message := await call.read()) is not grpc.aio.EOF:
+                await self._inbox.put(partial(self._exchange.receive, message))
+            if await call.code() is not grpc.StatusCode.OK:
+                failure = await _failure(call, link.address)
+        except grpc.aio.AioRpcError as error:
+            failure = of_call(error, link.address)
+        await self._inbox.put(partial(self._lost, failure))
+
+    def _lost(self, failure: SaccadeError | None) -> None:
+        if self._outbox is not None:
+            self._outbox.put_nowait(None)
+            self._outbox = None
+        self._call = None
+        self._exchange.lost(failure)
+
+    def _start(self, work: Any) -> None:  # noqa: ANN401 - a coroutine
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _end(self) -> None:
+        """Close the call; if answers are outstanding, nobody wants them."""
+        if self._call is not None:
+            self._call.cancel()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _failure(call: Any, address: str) -> SaccadeError:  # noqa: ANN401 - grpc.aio's
+    """Return the exception of a stream that ended other than OK."""
+    initial, trailing = await call.initial_metadata(), await call.trailing_metadata()
+    return of_call(grpc.aio.AioRpcError(await call.code(), initial, trailing, await call.details()), address)
+
+
+async def _each(items: Iterable[Picture | Sequence[Picture]]) -> AsyncIterator[Picture | Sequence[Picture]]:
+    for item in items:
+        yield item

@@ -1,0 +1,139 @@
+"""One stream of the client for threads: a thread reads the iterable, one each open call, the caller does the rest."""
+
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import grpc
+
+from ..connection import Connection
+from ..errors import SaccadeError, SetupError
+from ..rpc.pb.saccade.v1 import classifier_pb2 as pb
+from .attempts import Link
+from .base import STREAM
+from .exchange import Exchange
+from .failures import of_call
+from .pictures import Choice, Picture
+
+Outbox = SimpleQueue[pb.ClassifyRequest | None]
+
+
+class Stream:
+    """Runs one exchange.
+
+    Args:
+        exchange: its state.
+        choice: what is asked for each item.
+        connection: how to reach the servers.
+        window: most items that are read and not yet taken.
+
+    Raises:
+        SetupError: the window is smaller than 1.
+    """
+
+    def __init__(self, exchange: Exchange[grpc.Channel], choice: Choice, connection: Connection, window: int) -> None:
+        if window < 1:
+            raise SetupError(f"window {window}: must be at least 1")
+        self._exchange = exchange
+        self._choice = choice
+        self._connection = connection
+        self._room = threading.Semaphore(window)
+        self._inbox: SimpleQueue[Any] = SimpleQueue()  # what is to be done with the exchange, in the caller's thread
+        self._outbox: Outbox | None = None
+        self._call: Any = None
+        self._over = self._read_all = False
+        self._source_error: BaseException | None = None
+
+    def run(self, pictures: Iterable[Picture | Sequence[Picture]]) -> Iterator[Any]:
+        """Yield what each item gave."""
+        threading.Thread(target=self._feed, args=(iter(pictures),), name="saccade-stream", daemon=True).start()
+        try:
+            while True:
+                for streamed in self._exchange.finished():
+                    self._room.release()
+                    yield streamed
+                if self._read_all and self._exchange.idle:
+                    break
+                self._send()
+                self._work(self._exchange.wait())
+            if self._source_error is not None:
+                raise self._source_error
+        finally:
+            self._end()
+
+    def _feed(self, pictures: Iterator[Picture | Sequence[Picture]]) -> None:
+        error: BaseException | None = None
+        try:
+            while self._room.acquire() and not self._over:
+                try:
+                    picture = next(pictures)
+                except StopIteration:
+                    break
+                try:
+                    request: pb.ClassifyRequest | SaccadeError = self._choice.request([picture])
+                except SaccadeError as failure:
+                    request = failure
+                self._inbox.put(partial(self._exchange.take, request))
+        except BaseException as raised:  # noqa: BLE001 - the caller's iterable; raised in the caller's thread
+            error = raised
+        self._inbox.put(partial(self._fed, error))
+
+    def _fed(self, error: BaseException | None) -> None:
+        self._read_all, self._source_error = True, error
+
+    def _work(self, seconds: float | None) -> None:
+        """Wait for something to do, and do all there is."""
+        with suppress(Empty):
+            self._inbox.get(timeout=seconds)()
+            while True:
+                self._inbox.get_nowait()()
+        self._exchange.expire()
+
+    def _send(self) -> None:
+        link = self._exchange.link_to_open()
+        if link is not None:
+            self._open(link)
+        if self._outbox is not None:
+            for request in self._exchange.due():
+                self._outbox.put(request)
+
+    def _open(self, link: Link[grpc.Channel]) -> None:
+        method: Any = link.channel.stream_stream(
+            STREAM,
+            request_serializer=pb.ClassifyRequest.SerializeToString,
+            response_deserializer=pb.ClassifyStreamResponse.FromString,
+        )
+        outbox = self._outbox = SimpleQueue()
+        self._call = method(iter(outbox.get, None), metadata=self._connection.metadata())
+        reader = threading.Thread(target=self._read, args=(self._call, link), name="saccade-stream-read", daemon=True)
+        reader.start()
+
+    def _read(self, call: Any, link: Link[grpc.Channel]) -> None:  # noqa: ANN401 - grpc's
+        failure = None
+        try:
+            for message in call:
+                self._inbox.put(partial(self._exchange.receive, message))
+        except grpc.RpcError as error:
+            failure = of_call(error, link.address)  # type: ignore[arg-type]
+        self._inbox.put(partial(self._lost, failure))
+
+    def _lost(self, failure: SaccadeError | None) -> None:
+        self._close_outbox()
+        self._call = None
+        self._exchange.lost(failure)
+
+    def _close_outbox(self) -> None:
+        if self._outbox is not None:
+            self._outbox.put(None)
+            self._outbox = None
+
+    def _end(self) -> None:
+        """Close the call; if answers are outstanding, nobody wants them."""
+        self._over = True
+        self._room.release()
+        self._close_outbox()
+        if self._call is not None:
+            self._call.cancel()

@@ -1,0 +1,150 @@
+"""The client for threads."""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+from grpc_health.v1 import health_pb2
+
+from ..connection import Connection
+from ..rpc.pb.saccade.v1 import classifier_pb2 as pb
+from .answers import Answer, ModelEntry, Streamed, answer_of, entries_of
+from .base import CLASSIFY, HEALTH, LIST_MODELS, Base, Method
+from .exchange import WINDOW, Exchange
+from .failures import of_call
+from .pictures import Choice, Picture, serialized
+from .stream_synchronous import Stream
+
+
+class Client:
+    """Connections to one server, or to several that serve the same models; may be used from many threads.
+
+    Calls go to the servers in turn. One that finds its server gone, starting or draining goes to the next; a refused
+    one comes back when the server said so; both until the deadline. Classifying twice does no harm, so every call may
+    be repeated.
+
+    Args:
+        addresses: `host:port`, one or more; else those of `connection`. `dns:///host:port` means every server that the
+            name has a record of.
+        connection: how to reach them: TLS, token, keepalive, largest message.
+        connections: how many connections to each address, so that calls reach every worker of a server.
+        timeout: seconds that a call may take, repeats included, where the call says nothing else.
+
+    Raises:
+        SetupError: the connection cannot be made as described.
+    """
+
+    def __init__(
+        self, *addresses: str, connection: Connection | None = None, connections: int = 1, timeout: float = 10.0
+    ) -> None:
+        self._base: Base[grpc.Channel] = Base(addresses, connection, connections, timeout, Connection.open_channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections; calls under way end with Cancelled."""
+        self._base.pool.closed = True
+        for link in self._base.pool.links:
+            link.channel.close()
+
+    def classify(
+        self,
+        *pictures: Picture | Sequence[Picture],
+        model: str = "",
+        version: str = "",
+        top_k: int = 0,
+        timeout: float | None = None,
+    ) -> Answer:
+        """Return the most probable categories of each picture.
+
+        Args:
+            pictures: paths, bytes of picture files, uint8 arrays [height, width, 1 or 3], or lists of these.
+            model: name; empty for the server's default.
+            version: a whole number; empty for the newest.
+            top_k: how many categories; 0 means 5.
+            timeout: seconds; None for the client's own.
+
+        Raises:
+            InvalidInput, UnknownModel, Overloaded, Unavailable, DeadlineExceeded, InferenceFailed, Cancelled: see
+                `errors`.
+        """
+        request = Choice(model, version, top_k).request(pictures)
+        raw = serialized(request, self._base.connection.max_message_bytes)
+        return answer_of(self._call(CLASSIFY, raw, timeout))
+
+    def stream(
+        self,
+        pictures: Iterable[Picture | Sequence[Picture]],
+        *,
+        model: str = "",
+        version: str = "",
+        top_k: int = 0,
+        timeout: float | None = None,
+        window: int = WINDOW,
+        ordered: bool = True,
+    ) -> Iterator[Streamed]:
+        """Classify many pictures on one stream, at about half of what a call costs the server.
+
+        The iterable is read by a thread of its own, at most `window` items ahead of what was taken from here. A failure
+        is its item's own. What a connection that breaks left unanswered is sent on another one. What the iterable
+        raises is raised here, after the answers to what came before it.
+
+        Args:
+            pictures: each item is a picture, or a list of pictures that are answered together.
+            model: name; empty for the server's default.
+            version: a whole number; empty for the newest.
+            top_k: how many categories; 0 means 5.
+            timeout: seconds for each item from when it is first sent, repeats included; None for the client's own.
+            window: most items that are read and not yet taken; servers work on 64 of a stream at a time.
+            ordered: give the answers in the order of the iterable; else as they are ready, told apart by `index`.
+
+        Raises:
+            SaccadeError: no stream can be had, for a reason that repeating does not mend.
+        """
+        seconds = self._base.timeout if timeout is None else timeout
+        exchange = Exchange(self._base.pool, self._base.connection, seconds, ordered=ordered)
+        return Stream(exchange, Choice(model, version, top_k), self._base.connection, window).run(pictures)
+
+    def models(self, *, timeout: float | None = None) -> list[ModelEntry]:
+        """Return every version that the server knows, by name, the highest first."""
+        return entries_of(self._call(LIST_MODELS, pb.ListModelsRequest().SerializeToString(), timeout))
+
+    def ready(self, service: str = "", *, timeout: float = 1.0) -> bool:
+        """Return whether a server says SERVING of a service: "" for all of it, or a model's name. Never raises."""
+        request = health_pb2.HealthCheckRequest(service=service).SerializeToString()
+        check = Method(HEALTH, health_pb2.HealthCheckResponse)
+        for link in self._base.pool.links:
+            try:
+                reply = self._base.method(link, check)(
+                    request, timeout=timeout, metadata=self._base.connection.metadata()
+                )
+            except grpc.RpcError:
+                continue
+            if reply.status == health_pb2.HealthCheckResponse.SERVING:
+                return True
+        return False
+
+    def _call(self, method: Method, raw: bytes, timeout: float | None) -> Any:  # noqa: ANN401 - method.reply
+        """Call until it is answered, fails for good, or the deadline passes."""
+        metadata = self._base.connection.metadata()
+        attempts = self._base.attempts(timeout)
+        while True:
+            if attempts.wait:
+                time.sleep(attempts.wait)
+            send = self._base.method(attempts.link, method)
+            try:
+                reply = send(raw, timeout=attempts.remaining(), metadata=metadata)
+            except grpc.RpcError as error:
+                failure = of_call(error, attempts.link.address)  # type: ignore[arg-type]
+            else:
+                attempts.worked()
+                return reply
+            attempts.failed(failure)
