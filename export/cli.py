@@ -3,15 +3,17 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from export.cli_train import run_training, train
 from export.extra import need_extra
 from service.errors import SetupError
+from service.providers import ProviderChoice
 
 if TYPE_CHECKING:
+    from export.precision import Wanted
     from export.published import Published
     from export.verify import Parity
 
@@ -53,12 +55,28 @@ def export(
         bool | None,
         typer.Option(help="With googlenet's weights: pixels from -1 to 1. [default: so]", show_default=False),
     ] = None,
+    precision: Annotated[
+        Literal["fp32", "fp16", "bf16", "int8"],
+        typer.Option(help="Of a run or a fp32 file: what the new version computes in, accuracy measured."),
+    ] = "fp32",
+    max_drop: Annotated[
+        float, typer.Option(min=0, max=100, help="With --precision: percentage points of top-1 that it may cost.")
+    ] = 0.5,
+    data: Annotated[
+        str, typer.Option(help="With --precision: data set. [default: that of the recipe]", show_default=False)
+    ] = "",
+    provider: Annotated[
+        ProviderChoice, typer.Option(help="With --precision: the provider to measure on; auto: all at hand.")
+    ] = "auto",
 ) -> None:
     """Export a trained network to ONNX, verify it, and publish it as the next version of a model.
 
     The network is that of a training run, or an architecture with published weights: a state_dict with torchvision's
     names, as in torchvision's own files. A foreign ONNX file is made self-describing: labels, preparation and golden
     samples with its own answers are written into a copy. What is not said is inferred and told.
+
+    With --precision the new version computes in fp16, bf16 or int8. It is calibrated on the training split and measured
+    against fp32 on pictures that it was not trained on; beyond --max-drop nothing is published and the exit code is 1.
 
     Examples:
 
@@ -71,7 +89,20 @@ def export(
         saccade export googlenet --weights googlenet.safetensors --labels imagenet_classes.txt --preset imagenet
 
         saccade export squeezenet1.0-9.onnx --labels imagenet_classes.txt --preset imagenet
+
+        saccade export runs/lenet5-digits --precision int8
+
+        saccade export lenet5-digits --repository models --precision int8 --max-drop 0.2
     """
+    if precision != "fp32":
+        if weights is not None or labels or preset or explain:
+            raise typer.BadParameter("--precision starts from a run or a fp32 file that says everything of itself")
+        need_extra()
+        from export.precision import Wanted
+
+        wanted = Wanted(precision, max_drop, provider)
+        _export_reduced(source, wanted, repository, name, data=data, data_folder=data_folder)
+        return
     if weights is not None:
         if labels is None or not preset:
             raise typer.BadParameter("--weights needs --labels FILE (one label a line) and --preset NAME as well")
@@ -146,6 +177,21 @@ def run_export(
         verify.check_loads(path)
         status.update("publishing")
         return publish(path, repository, name or trained.recipe.name, _beside(path, explain=explain)), parity
+
+
+def _export_reduced(
+    source: str, wanted: "Wanted", repository: Path, name: str, *, data: str, data_folder: Path | None
+) -> None:
+    """Make, measure and publish a version of reduced precision, and say what it costs."""
+    from export import cli_precision
+
+    version, made = cli_precision.run(
+        source, wanted, repository=repository, name=name, data_name=data, data_folder=data_folder
+    )
+    for warning in made.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    typer.echo(cli_precision.summary(made))
+    typer.echo(f"{version}: {wanted.precision}, {made.setting}; next: saccade serve --repository {repository}")
 
 
 def _beside(path: Path, *, explain: bool) -> dict[str, Path]:

@@ -68,8 +68,8 @@ def evaluate(
 
     _need_packages(data)
     first, second = model_file.find(model, repository), compare and model_file.find(compare, repository)
-    evaluated = evaluation.run(first, data, data_folder, split, provider=provider, progress=_progress)
-    beside = evaluation.beside(evaluated, second, provider=provider, progress=_progress) if second else None
+    evaluated = evaluation.run(first, data, data_folder, split, provider=provider, progress=progress)
+    beside = evaluation.beside(evaluated, second, provider=provider, progress=progress) if second else None
     folder = output or Path("reports") / first.name
     text = evaluation.write(evaluated, folder, beside)
     if write_manifest:
@@ -127,7 +127,7 @@ def explain(
         classes=classes,
         best=top,
         method=None if method == "auto" else method,
-        progress=_progress,
+        progress=progress,
     )
     output = output or Path(f"{picture.stem}-explained.html")
     explain_page.write(found, output, model=opened.file.title, picture=picture.name)
@@ -165,7 +165,8 @@ def _summary(report: "Report", comparison: "Comparison | None") -> str:
 
 
 @contextmanager
-def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show a bar on standard error while something is done to `total` things."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -49,6 +49,12 @@ class Settings(BaseSettings):
         "",
         description="Options of the provider: `key=value` with spaces between, or JSON; see service/session/README.md.",
     )
+    allow_unverified: bool = Field(
+        False,
+        description="Serve versions of reduced precision whose cost in accuracy was not measured on this kind of "
+        "provider, or is over its limit.",
+    )
+    require_verified: bool = Field(False, description="Refuse files that carry no golden samples.")
     intra_op_threads: int = Field(
         0, ge=0, le=1024, description="Threads that share one batch (cpu). 0: as many as the process may use cores."
     )

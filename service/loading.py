@@ -6,14 +6,14 @@ from typing import NamedTuple, cast, get_args
 
 import numpy as np
 
-from service import cores, foreign, image, logs
+from service import cores, foreign, image, logs, verdicts
 from service.errors import InvalidInput, ModelRejected
 from service.graph import Graph, external_files, read_graph
 from service.manifest import Manifest, Precision, read_fields, sha256
 from service.metrics import Metrics
 from service.model import Facts, Model, Options, Pixels, Probabilities
 from service.normalise import Normalise
-from service.providers import Computed, Provider
+from service.providers import OPTIONS, Computed, OpenVinoOptions, Provider, ProviderOptions, TensorRtOptions
 from service.scores import check_probabilities
 from service.session import About, Session, candidates, computed
 from service.tensors import Expected
@@ -24,16 +24,22 @@ TOLERANCE: dict[Computed, float] = {"fp32": 1e-4, "tf32": 5e-3, "fp16": 5e-3, "b
 """Largest difference from a golden sample's probabilities. fp32 differs by 2e-8 between batch sizes and by up to 1e-5
 between providers; a broken kernel, a wrong channel order or a wrong file differ by tenths."""
 
+HINTED = (OpenVinoOptions, TensorRtOptions)
+"""Options of the providers that compute float32 graphs in bf16 where they are asked to."""
+
 
 class Passed(NamedTuple):
-    """What passed its self-test on a provider: sessions, whole manifest, what was inferred, and what was found."""
+    """What passed its self-test on a provider: sessions, whole manifest, what was inferred, and what was found.
+
+    `unverified` says why it is not verified; empty where it is.
+    """
 
     sessions: Sequence[Session]
     manifest: Manifest
     inferred: tuple[str, ...]
     costs: dict[int, float]
     precision: Computed
-    verified: bool
+    unverified: str
 
 
 def load_model(path: Path, name: str, version: int, options: Options, metrics: Metrics) -> Model:
@@ -65,11 +71,12 @@ def load_model(path: Path, name: str, version: int, options: Options, metrics: M
             version,
             provider,
             passed.precision,
-            passed.verified,
+            not passed.unverified,
             sha256(*files),
             passed.inferred,
             device=", ".join(dict.fromkeys(session.about.device for session in passed.sessions)),
             notes=(*_notes(about), *(f"passed over {reason}" for reason in reasons)),
+            unverified=passed.unverified,
         )
         return Model(facts, passed.manifest, passed.sessions, costs=passed.costs, options=options, metrics=metrics)
     raise ModelRejected("; ".join(reasons) or f"no provider for --provider {options.provider}")
@@ -86,7 +93,7 @@ def try_provider(path: Path, provider: Provider, options: Options, fields: Field
         graph: what the file says.
 
     Raises:
-        ModelRejected: see `Session`, `check_against_manifest` and `self_test`.
+        ModelRejected: see `Session`, `check_against_manifest`, `self_test` and `verdicts.check`.
     """
     expected = foreign.expected(fields, graph)
     said = fields.get("precision")
@@ -99,8 +106,17 @@ def try_provider(path: Path, provider: Provider, options: Options, fields: Field
     check_against_manifest(sessions[0], manifest)
     precision_now = computed(manifest.precision, sessions[0].about.floats)
     costs, *_ = [session.warm_up() for session in sessions]
-    verified, *_ = [self_test(on_pixels(session, manifest), manifest, options, precision_now) for session in sessions]
-    return Passed(sessions, manifest, (*sessions[0].assumed, *inferred), costs, precision_now, verified)
+    tested, *_ = [self_test(on_pixels(session, manifest), manifest, options, precision_now) for session in sessions]
+    unverified = verdicts.check(
+        manifest,
+        provider,
+        precision_now,
+        foreign=said is None,
+        tested=tested,
+        allow_unverified=options.allow_unverified,
+        require_verified=options.require_verified,
+    )
+    return Passed(sessions, manifest, (*sessions[0].assumed, *inferred), costs, precision_now, unverified)
 
 
 def open_session(
@@ -123,11 +139,19 @@ def open_session(
         intra_op_threads=options.intra_op_threads or max(1, cores.count() // options.instances),
         max_batch_size=options.max_batch_size,
         expected=expected,
-        options=options.provider_options.get(provider),
+        options=_hinted(provider, options.provider_options.get(provider), precision),
         precision=precision,
         instance=instance,
         create=options.create_session,
     )
+
+
+def _hinted(provider: Provider, given: ProviderOptions | None, precision: Precision) -> ProviderOptions | None:
+    """Return the provider's options, asking for bf16 where the file does and the operator says nothing else."""
+    options = given or OPTIONS[provider]()
+    if precision != "bf16" or not isinstance(options, HINTED) or "precision" in options.model_fields_set:
+        return given
+    return options.model_copy(update={"precision": "bf16"})
 
 
 def _notes(about: About) -> tuple[str, ...]:
@@ -175,7 +199,8 @@ def self_test(
         ModelRejected: a sample gave something else; names the sample, the difference and the limit.
     """
     precision = precision or manifest.precision
-    samples, spec, limit = manifest.golden_samples, manifest.preprocessing, TOLERANCE[precision]
+    samples, spec = manifest.golden_samples, manifest.preprocessing
+    limits = [TOLERANCE[precision] if each.tolerance is None else each.tolerance for each in samples]
     for first in range(0, len(samples), options.max_batch_size):
         chunk = samples[first : first + options.max_batch_size]
         try:
@@ -185,10 +210,11 @@ def self_test(
         probabilities = run(pixels)
         check_probabilities(probabilities, len(chunk), len(manifest.labels))
         apart = np.abs(probabilities - np.array([sample.probabilities for sample in chunk], np.float32)).max(axis=1)
-        if apart.max() > limit:
-            worst = int(apart.argmax())
+        over = apart - limits[first : first + len(chunk)]
+        if over.max() > 0:
+            worst = int(over.argmax())
             raise ModelRejected(
                 f"self-test: golden sample {first + worst} is {apart[worst]:.2g} from its expected probabilities; "
-                f"the limit for {precision} is {limit:g}"
+                f"the limit for {precision} is {limits[first + worst]:.2g}"
             )
     return bool(samples)

@@ -91,6 +91,47 @@ class GoldenSample(Frozen):
     label: int = Field(ge=0)
     """Index of its true class; of a drawn picture, of the class that the trained network found."""
     probabilities: tuple[Probability, ...]
+    tolerance: Probability | None = None
+    """How far another machine's probabilities may be from these; None: as far as the precision allows."""
+
+
+class Verdict(Frozen):
+    """What a reduced precision costs on one kind of provider, against fp32 on that provider and the same pictures.
+
+    Shares are from 0 to 1; `max_drop` is in percentage points of top-1.
+    """
+
+    provider: str
+    """The kind: cpu, openvino, cuda or tensorrt."""
+    precision: Precision
+    """What was computed in, whatever the file's own numbers are."""
+    data: str
+    split: Literal["train", "validation", "test", "all"]
+    pictures: int = Field(ge=1)
+    accuracy: Probability
+    reference_accuracy: Probability
+    max_drop: float = Field(ge=0, le=100)
+    agreement: Probability
+    """Share of the pictures whose best class is that of fp32."""
+    largest_difference: Probability
+    """Of any probability from that of fp32; likewise the mean."""
+    mean_difference: Probability
+    calibration_error: Probability
+    reference_calibration_error: Probability
+    images_per_second: float = Field(ge=0)
+    reference_images_per_second: float = Field(ge=0)
+    machine: str = ""
+    """Where the speeds were measured, and with which runtime."""
+
+    @property
+    def drop(self) -> float:
+        """How many percentage points of top-1 it costs; negative where it is better."""
+        return 100 * (self.reference_accuracy - self.accuracy)
+
+    @property
+    def passed(self) -> bool:
+        """Whether that is within the limit; half a millionth of a point is rounding."""
+        return self.drop <= self.max_drop + 5e-7
 
 
 class Evaluation(Frozen):
@@ -129,6 +170,8 @@ class Manifest(Frozen):
     versions: dict[str, str] = {}
     """The libraries that made it."""
     golden_samples: tuple[GoldenSample, ...] = ()
+    verdicts: tuple[Verdict, ...] = ()
+    """Of a reduced precision, one for each kind of provider that it was measured on."""
 
     @model_validator(mode="after")
     def _samples_fit_labels(self) -> Self:
@@ -242,9 +285,13 @@ def sha256(*files: Path) -> str:
     return digest.hexdigest()
 
 
-def golden_sample(picture: bytes, label: int, probabilities: Iterator[float] | list[float]) -> GoldenSample:
-    """Return a sample of an encoded picture, the index of its class and the trained network's probabilities."""
-    return GoldenSample(picture=base64.b64encode(picture), label=label, probabilities=tuple(probabilities))
+def golden_sample(
+    picture: bytes, label: int, probabilities: Iterator[float] | list[float], tolerance: float | None = None
+) -> GoldenSample:
+    """Return a sample of an encoded picture, the index of its class, the expected probabilities and their tolerance."""
+    return GoldenSample(
+        picture=base64.b64encode(picture), label=label, probabilities=tuple(probabilities), tolerance=tolerance
+    )
 
 
 def entry(reader: protobuf.Wire, field: protobuf.Field) -> tuple[str, str]:

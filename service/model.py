@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from service import cores, image
+from service import cores, image, verdicts
 from service.batcher import Batcher, BatchRun, Outcome, Pending, Ticket
 from service.budget import PixelBudget
 from service.decoder import Decoder, Work
@@ -83,6 +83,10 @@ class Options:
     instances: int = 1
     pin: int | None = None
     """The core of gRPC's threads, where a small model's own thread belongs too; see service.cores."""
+    allow_unverified: bool = False
+    """Whether a reduced precision is served without a verdict."""
+    require_verified: bool = False
+    """Whether a file without golden samples is refused."""
     max_pixels: int = 50_000_000
     budget: PixelBudget | None = field(default=None, repr=False)
     """Shared by all models of a server; likewise `decoder`."""
@@ -108,6 +112,8 @@ class Facts:
     """Where its sessions run; see service.session.About."""
     notes: tuple[str, ...] = ()
     """What an operator should know of how it runs."""
+    unverified: str = ""
+    """Why it is not verified, where that is not for want of golden samples; see service.verdicts."""
 
 
 class Model:
@@ -161,7 +167,8 @@ class Model:
     @property
     def notice(self) -> str:
         """What an operator should know of it while it is served; empty when there is nothing."""
-        notices = [] if self.facts.verified else ["unverified: the file carries no golden samples"]
+        reason = self.facts.unverified or verdicts.NO_SAMPLES
+        notices = [] if self.facts.verified else [f"unverified: {reason}"]
         if self.facts.inferred:
             inferred = ", ".join(self.facts.inferred)
             notices.append(f"inferred, unless manifest.json or labels.txt beside it say otherwise: {inferred}")

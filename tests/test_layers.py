@@ -28,7 +28,7 @@ SERVER = [
         "service.watched",
     ],
     ["service.manifest", "service.scores"],
-    ["service.graph", "service.metrics", "service.tensors"],
+    ["service.graph", "service.metrics", "service.tensors", "service.verdicts"],
     ["service.foreign", "service.normalise"],
     ["service.image", "service.batcher", "service.session.runtime", "service.session.plan"],
     ["service.session.cpu", "service.session.cuda", "service.session.openvino", "service.session.tensorrt"],
@@ -66,6 +66,7 @@ CLIENT = [
     ["service.load.processes"],
 ]
 EXPORT_MAY_USE = {
+    "service.cores",
     "service.foreign",
     "service.graph",
     "service.manifest",
@@ -82,7 +83,7 @@ EXPORT_MAY_USE = {
     "service.protobuf",
 }
 OWNERS = {
-    "onnxruntime": {"service/session/runtime.py"},
+    "onnxruntime": {"service/session/runtime.py", "export/int8.py", "export/fp16.py"},
     "PIL": {"service/image.py"},
     "prometheus_client": {"service/metrics.py"},
     "typer": {"service/cli.py", "service/options.py", "export/cli.py", "export/cli_evaluate.py", "export/cli_train.py"},

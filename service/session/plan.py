@@ -79,8 +79,11 @@ class About:
 
 
 def computed(file: Precision, floats: Computed) -> Computed:
-    """Return what a file's numbers are computed in where float32 is computed in `floats`."""
-    return floats if file == "fp32" else file
+    """Return what a file's numbers are computed in where float32 is computed in `floats`.
+
+    A bf16 file is a float32 graph that asks its provider for bf16.
+    """
+    return floats if file in {"fp32", "bf16"} else file
 
 
 def flag(value: bool) -> str:  # noqa: FBT001 - what it turns into text
