@@ -75,11 +75,13 @@ class Wanted:
         precision: of the new file.
         max_drop: most percentage points of top-1 that it may cost.
         provider: the only one to measure on, or `auto`: all at hand.
+        calibrations: those that int8 tries.
     """
 
     precision: Reduced
     max_drop: float = 0.5
     provider: str = "auto"
+    calibrations: tuple[int8.Calibration, ...] = int8.CALIBRATIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +190,9 @@ class _Run:
         """Return what was tried and the setting that is taken."""
         make = self._make()
         settings = (
-            [Setting(method) for method in int8.CALIBRATIONS] if self._wanted.precision == "int8" else [Setting()]
+            [Setting(method) for method in self._wanted.calibrations]
+            if self._wanted.precision == "int8"
+            else [Setting()]
         )
         tried = [self._try(make, setting) for setting in settings]
         best = min(tried, key=lambda each: (each.drop, each.apart))
@@ -280,9 +284,9 @@ class _Run:
             return lambda setting: fp16.convert(self._float, setting.in_float)
         if self._wanted.precision == "bf16":
             return lambda _: copied(self._float)
-        with self._progress("calibrating", len(self._samples) * len(int8.CALIBRATIONS)) as advance:
+        with self._progress("calibrating", len(self._samples) * len(self._wanted.calibrations)) as advance:
             ranges = int8.Ranges(self._float, self._batches, advance)
-            for method in int8.CALIBRATIONS:
+            for method in self._wanted.calibrations:
                 ranges.by(method)
 
         def make(setting: Setting) -> onnx.ModelProto:

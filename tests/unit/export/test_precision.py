@@ -1,13 +1,15 @@
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from export import data, gate, int8, precision
+from export import cli_precision, gate, int8, model_file, precision
 from export.data import Data
 from export.precision import Made, Named, Setting, Wanted, reduce
 from service.errors import ModelRejected, SetupError
@@ -16,6 +18,14 @@ from service.manifest import Manifest, read_manifest
 from service.metrics import Metrics
 from service.model import Options
 from tests.reduced import ruin_file, ruined
+
+QUICK = Wanted("int8", provider="cpu", calibrations=("minmax",))
+
+
+@pytest.fixture(scope="module")
+def exported() -> Path:
+    """Return the bundled LeNet-5 on MNIST, which knows scikit-learn's digits well enough to be compared on them."""
+    return model_file.find("lenet5-mnist").path
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +64,10 @@ def test_the_manifest_says_what_it_costs(made: Made, named: Named) -> None:
 def test_only_the_arithmetic_is_reduced(made: Made) -> None:
     """Bytes go in and float probabilities come out; pixels are prepared and the softmax computed as before."""
     model = onnx.load(made.path)
-    operators = [node.op_type for node in model.graph.node]
+    held = {tensor.name for tensor in model.graph.initializer}
+    operators = [node.op_type for node in model.graph.node if node.input[0] not in held]
     assert operators[:5] == ["Transpose", "Cast", "Mul", "Add", "QuantizeLinear"]
+    onnx.checker.check_model(model, full_check=True)
     last, softmax = model.graph.node[-2:]
     assert (last.op_type, softmax.op_type) == ("Gemm", "Softmax")
     assert model.graph.input[0].type.tensor_type.elem_type == TensorProto.UINT8
@@ -87,7 +99,7 @@ def test_golden_samples_are_this_precision_s(made: Made, exported: Path) -> None
 def test_ruined_scales_are_refused(exported: Path, named: Named, tmp_path: Path) -> None:
     """A quantiser that gets the scales wrong publishes nothing; the message says by how much, and what was tried."""
     with pytest.raises(ModelRejected, match=r"over the limit of 0\.50\. Tried: minmax, every layer") as raised:
-        reduce(exported, tmp_path, named, Wanted("int8", provider="cpu"), quantise=ruined)
+        reduce(exported, tmp_path, named, QUICK, quantise=ruined)
     assert "in float" in str(raised.value)
 
 
@@ -104,10 +116,10 @@ def test_a_ruined_file_fails_the_self_test(made: Made, tmp_path: Path) -> None:
 def test_layers_stay_in_float_where_the_gate_needs_it(exported: Path, named: Named, tmp_path: Path) -> None:
     """Where no calibration is good enough, the most sensitive layers stay in float until it is, and are named."""
 
-    def first_ruined(model: onnx.ModelProto, ranges: object, in_float: tuple[str, ...]) -> onnx.ModelProto:
+    def first_ruined(model: onnx.ModelProto, ranges: Any, in_float: Sequence[str]) -> onnx.ModelProto:  # noqa: ANN401
         return (int8.quantise if int8.layers(model)[0] in in_float else ruined)(model, ranges, in_float)
 
-    done = reduce(exported, tmp_path, named, Wanted("int8", max_drop=5, provider="cpu"), quantise=first_ruined)
+    done = reduce(exported, tmp_path, named, replace(QUICK, max_drop=5), quantise=first_ruined)
     model = onnx.load(exported)
     assert int8.layers(model)[0] in done.setting.in_float
     assert done.report["chosen"] == {
@@ -123,12 +135,23 @@ def test_fp16_keeps_what_goes_in_and_out(exported: Path, named: Named, tmp_path:
     assert model.graph.output[0].type.tensor_type.elem_type == TensorProto.FLOAT
     halves = [tensor for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT16]
     assert len(halves) == 2 * len(int8.layers(model))
-    assert done.verdicts[0].agreement == 1
+    assert done.verdicts[0].agreement > 0.98
+
+
+def test_a_version_is_published_with_its_report(exported: Path, tmp_path: Path) -> None:
+    """`saccade export` publishes the file as the next version and report.json beside it."""
+    version, done = cli_precision.run(
+        str(exported), replace(QUICK, max_drop=5), repository=tmp_path / "models", data_name="digits"
+    )
+    assert version == tmp_path / "models/lenet5-mnist/1"
+    assert sorted(entry.name for entry in version.iterdir()) == ["model.onnx", "report.json"]
+    assert json.loads((version / "report.json").read_text())["chosen"]["calibration"] == done.setting.calibration
+    assert "instead of" in cli_precision.summary(done)
 
 
 def test_bf16_needs_a_provider_that_computes_it(exported: Path, named: Named, tmp_path: Path) -> None:
     """On ONNX Runtime's CPU provider bf16 cannot be measured, so that nothing is made."""
-    with pytest.raises(ModelRejected, match="no provider here runs it in bf16.*cpu: it computes in fp32"):
+    with pytest.raises(ModelRejected, match=r"no provider here runs it in bf16.*cpu: it computes in fp32"):
         reduce(exported, tmp_path, named, Wanted("bf16", provider="cpu"))
 
 
@@ -187,7 +210,7 @@ def test_batch_norms_are_folded() -> None:
     np.testing.assert_allclose(run(model, batch), before, rtol=1e-4, atol=1e-5)
 
 
-def run(model: onnx.ModelProto, batch: np.ndarray) -> np.ndarray:
+def run(model: onnx.ModelProto, batch: Any) -> Any:  # noqa: ANN401
     """Return what a graph gives."""
     from service.session import open_graph
 
@@ -198,4 +221,3 @@ def test_settings_are_said_in_words() -> None:
     """What was tried reads as a sentence."""
     assert str(Setting("entropy")) == "entropy, every layer"
     assert str(Setting("minmax", ("conv1", "fc"))) == "minmax, conv1, fc in float"
-    assert data.NAMES
