@@ -56,7 +56,8 @@ def _float_file(source: str, folder: Path, repository: Path, data_folder: Path |
 
         version, _ = run_export(Path(source), folder / "float", "", data_folder)
         return version / publish.FILE, version.parent.name
-    found = model_file.find(source, None if Path(source).exists() else repository)
+    here = not Path(source).exists() and (repository / source).is_dir()
+    found = model_file.find(source, repository if here else None)
     return found.path, found.name
 
 
