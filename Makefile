@@ -7,7 +7,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH_INDEX_SECONDS ?= 3
 REQUIREMENTS := pyproject.toml constraints.txt
 
-.PHONY: demo test slow bench check format protos monitoring readme bundled help clean
+.PHONY: demo test slow bench check format protos monitoring lock readme bundled help clean
 
 help:  ## say what there is
 	@sed -n 's/^\([a-z]*\):.*##/\1\t/p' $(MAKEFILE_LIST)
@@ -44,6 +44,12 @@ protos: $(VENV)/.dev  ## write service/rpc/pb from protos/
 monitoring: $(VENV)/.dev  ## write the Prometheus rules and the Grafana dashboard from deploy/monitoring/*.py
 	$(BIN)/python deploy/monitoring/generate.py
 
+lock: $(VENV)/.dev  ## write the lock files of the container images from pyproject.toml and constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.9'
+	for extra in cpu openvino gpu; do $(LOCK) pyproject.toml --extra $$extra \
+	  --output-file deploy/docker/requirements-$$extra.txt || exit 1; done
+	echo hatchling | $(LOCK) - --output-file deploy/docker/requirements-build.txt
+
 bundled: $(VENV)/.train  ## train the bundled model on MNIST=FOLDER and draw the example pictures
 	$(BIN)/saccade train lenet5-mnist --data-folder $(MNIST)
 	rm -rf service/bundled/models/lenet5-mnist
@@ -63,6 +69,9 @@ $(VENV)/.train: $(REQUIREMENTS)
 $(VENV)/.dev: $(REQUIREMENTS)
 	$(call install,cpu$(comma)train$(comma)dev)
 	@touch $@ $(VENV)/.train
+
+LOCK = $(BIN)/uv pip compile --quiet --upgrade --generate-hashes --universal --python-version 3.11 --no-annotate \
+  --constraint constraints.txt --custom-compile-command 'make lock'
 
 comma := ,
 
