@@ -31,6 +31,7 @@ check: $(VENV)/.dev  ## format, lint, types, generated code (the layers are a te
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/mypy deploy/monitoring/generate.py
+	$(BIN)/mypy deploy/rehearsal/rehearse.py
 	$(BIN)/python protos/generate.py --check
 	$(BIN)/python deploy/monitoring/generate.py --check
 

@@ -2,7 +2,7 @@
 
     deploy/rehearse.sh                           ten rollouts over three replicas, certificates, models
     deploy/rehearse.sh --rounds 1 --replicas 2   a short form
-    deploy/rehearse.sh --balancer tcp            bytes are passed, as a Kubernetes Service does; TLS ends in the replicas
+    deploy/rehearse.sh --balancer tcp            pass bytes, as a Kubernetes Service does
 
 Exit code 0: the shipped client saw no failed call, and everything that should have changed did.
 """
@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -104,7 +105,7 @@ def _rotate(stage: Stage) -> None:
     stage.balancer.renew()
     ports = [port for each in stage.deployment.replicas.values() for port in (each.grpc_port, each.metrics_port)]
     for port in (*ports, stage.balancer.port):
-        _wait(f"port {port} shows the new certificate", lambda port=port: _shown(port, stage.authority.ca) == new)
+        _wait(f"port {port} shows the new certificate", partial(_shows, port, stage.authority.ca, new))
 
 
 def _publish(stage: Stage, version: int, *, bad: bool) -> None:
@@ -117,7 +118,7 @@ def _publish(stage: Stage, version: int, *, bad: bool) -> None:
     state = "FAILED" if bad else "READY"
     for connection in stage.connections():
         with Client(connection=connection) as client:
-            _wait(f"version {version} is {state}", lambda client=client: _state(client, version) == state)
+            _wait(f"version {version} is {state}", partial(_is, client, version, state))
             answer = client.classify(BUNDLED / "pictures/digit-7.png")
             if answer.version != "2":
                 raise RuntimeError(f"version {answer.version} answers instead of 2")
@@ -130,19 +131,19 @@ def _spoilt(model: bytes) -> bytes:
     return model[: middle - 20_000] + turned + model[middle + 20_000 :]
 
 
-def _state(client: Client, version: int) -> str:
-    return next((entry.state for entry in client.models() if entry.version == str(version)), "unknown")
+def _is(client: Client, version: int, state: str) -> bool:
+    return any(entry.version == str(version) and entry.state == state for entry in client.models())
 
 
-def _shown(port: int, ca: Path) -> str:
-    """Return the certificate that a port shows, as PEM."""
+def _shows(port: int, ca: Path, certificate: str) -> bool:
+    """Return whether a port shows this certificate (PEM)."""
     context = ssl.create_default_context(cafile=str(ca))
     context.set_alpn_protocols(["h2"])
     with (
         socket.create_connection(("127.0.0.1", port), timeout=5) as opened,
         context.wrap_socket(opened, server_hostname="localhost") as secured,
     ):
-        return ssl.DER_cert_to_PEM_cert(secured.getpeercert(binary_form=True) or b"")
+        return ssl.DER_cert_to_PEM_cert(secured.getpeercert(binary_form=True) or b"") == certificate
 
 
 def _wait(what: str, happened: Callable[[], bool]) -> None:

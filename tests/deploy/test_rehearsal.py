@@ -1,0 +1,51 @@
+"""The rehearsal of a rollout, in its short form."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.deploy.objects import DEPLOY, tool
+
+SHORT = ("--rounds", "1", "--replicas", "2", "--pre-stop", "1", "--told", "0.5", "--drain-delay", "0.5")
+
+
+def rehearse(*options: str, seconds: float) -> str:
+    """Run the rehearsal and return what it printed."""
+    tool("haproxy")
+    tool("openssl")
+    done = subprocess.run(
+        [str(DEPLOY / "rehearse.sh"), *options],
+        env={**os.environ, "PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=seconds,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_no_call_of_the_shipped_client_fails() -> None:
+    """Replicas behind HAProxy are replaced, certificates and models changed: the shipped client sees none of it.
+
+    What a client without retries sees is counted and said.
+    """
+    said = rehearse(*SHORT, seconds=110)
+    shipped = re.search(r"the shipped client: (\d+) calls, 0 failed", said)
+    assert shipped, said
+    assert int(shipped[1]) > 0
+    assert re.search(r"a client without retries: \d+ calls, \d+ failed", said), said
+    sent = re.search(r"sent to each place of the balancer: (.*)", said)
+    assert sent, said
+    assert all(int(calls) > 0 for calls in sent[1].split(", ")), "every replica was sent calls"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("balancer", ["http", "tcp"])
+def test_ten_rollouts_of_three_replicas(balancer: str) -> None:
+    """The whole rehearsal, with calls that are spread and with bytes that are passed."""
+    assert "calls, 0 failed" in rehearse("--balancer", balancer, seconds=850)
