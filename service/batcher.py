@@ -158,7 +158,7 @@ class Batcher(Generic[Item, Result]):
         direct: a batch that is predicted to take at most these seconds runs on the thread that starts a request which
             is alone; that saves two hand-offs (150 us). 0: never.
         on_batch: told of every batch, before its callers are.
-        on_thread: called first by each instance's thread.
+        on_thread: called first by each instance's thread, with the number of its run.
         clock: seconds, the same clock that deadlines are on.
         name: of the threads, for whoever looks at the process.
     """
@@ -172,7 +172,7 @@ class Batcher(Generic[Item, Result]):
         queue_delay: float = 0.0,
         direct: float = 0.0,
         on_batch: Callable[[BatchRun], None] = lambda _: None,
-        on_thread: Callable[[], None] = lambda: None,
+        on_thread: Callable[[int], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
         name: str = "instance",
     ) -> None:
@@ -195,7 +195,7 @@ class Batcher(Generic[Item, Result]):
         self._idle = list(self._instances)
         for number, instance in enumerate(self._instances):
             called = name if len(runs) == 1 else f"{name}-{number}"
-            instance.thread = threading.Thread(target=self._serve, args=(instance,), name=called, daemon=True)
+            instance.thread = threading.Thread(target=self._serve, args=(number, instance), name=called, daemon=True)
             instance.thread.start()
 
     @property
@@ -318,8 +318,8 @@ class Batcher(Generic[Item, Result]):
 
     # What runs batches: the instances' own threads, or a caller that found one of them idle.
 
-    def _serve(self, instance: _Instance[Item, Result]) -> None:
-        self._on_thread()
+    def _serve(self, number: int, instance: _Instance[Item, Result]) -> None:
+        self._on_thread(number)
         while True:
             instance.work.acquire()
             if self._closed:

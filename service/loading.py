@@ -15,7 +15,7 @@ from service.model import Facts, Model, Options, Pixels, Probabilities
 from service.normalise import Normalise
 from service.providers import OPTIONS, Computed, OpenVinoOptions, Provider, ProviderOptions, TensorRtOptions
 from service.scores import check_probabilities
-from service.session import About, Session, candidates, computed
+from service.session import About, Session, candidates, computed, explain_failure
 from service.tensors import Expected
 
 Fields = Mapping[str, object]
@@ -51,34 +51,38 @@ def load_model(path: Path, name: str, version: int, options: Options, metrics: M
     fields, graph = read_fields(path), read_graph(path)
     files = [path, *external_files(path, graph)]
     reasons: list[str] = []
-    for provider in candidates(options.provider, options.available):
+    available = options.available
+    if available is None and options.onnxruntime is not None:
+        available = options.onnxruntime.get_available_providers()
+    for provider in candidates(options.provider, available):
         try:
             passed = try_provider(path, provider, options, fields, graph)
+            about = passed.sessions[0].about
+            facts = Facts(
+                name,
+                version,
+                provider,
+                passed.precision,
+                not passed.unverified,
+                sha256(*files),
+                passed.inferred,
+                device=", ".join(dict.fromkeys(session.about.device for session in passed.sessions)),
+                notes=(*_notes(about), *(f"passed over {reason}" for reason in reasons)),
+                unverified=passed.unverified,
+            )
+            model = Model(facts, passed.manifest, passed.sessions, costs=passed.costs, options=options, metrics=metrics)
         except ModelRejected as error:
             reasons.append(f"{provider}: {error}")
             continue
         except Exception as error:  # noqa: BLE001 - a provider that loads and cannot run: no memory, no kernel, no cuDNN
             logs.failure("provider failed", error, model=name, version=version, provider=provider)
-            reasons.append(f"{provider}: it cannot run the model; the log says why")
+            reasons.append(f"{provider}: it cannot run the model; {explain_failure(provider, error)}")
             continue
         if reasons:
             logs.warning("provider passed over", model=name, version=version, reasons="; ".join(reasons))
         if passed.inferred:
             logs.warning("manifest inferred", model=name, version=version, inferred=", ".join(passed.inferred))
-        about = passed.sessions[0].about
-        facts = Facts(
-            name,
-            version,
-            provider,
-            passed.precision,
-            not passed.unverified,
-            sha256(*files),
-            passed.inferred,
-            device=", ".join(dict.fromkeys(session.about.device for session in passed.sessions)),
-            notes=(*_notes(about), *(f"passed over {reason}" for reason in reasons)),
-            unverified=passed.unverified,
-        )
-        return Model(facts, passed.manifest, passed.sessions, costs=passed.costs, options=options, metrics=metrics)
+        return model
     raise ModelRejected("; ".join(reasons) or f"no provider for --provider {options.provider}")
 
 
@@ -143,6 +147,7 @@ def open_session(
         precision=precision,
         instance=instance,
         create=options.create_session,
+        onnxruntime=options.onnxruntime,
     )
 
 

@@ -92,6 +92,8 @@ class Options:
     """Shared by all models of a server; likewise `decoder`."""
     decoder: Decoder | None = field(default=None, repr=False)
     create_session: Create | None = field(default=None, repr=False)
+    onnxruntime: Any = field(default=None, repr=False)
+    """A fake of the whole module; None: the real one."""
     available: Sequence[str] | None = None
     """ONNX Runtime's names of the providers that there are; None: ask it."""
 
@@ -127,6 +129,9 @@ class Model:
         options: what it was loaded with.
         metrics: where it records what it does.
 
+    Raises:
+        Exception: whatever a session raises that cannot run on the thread that is to serve it.
+
     Attributes:
         queue_size: the most pictures that may wait, and so the most that one request may hold.
     """
@@ -151,16 +156,21 @@ class Model:
         self._faults = 0
         own_thread = any(session.on_own_thread for session in sessions)
         small = not own_thread and len(sessions) == 1 and min(costs.values()) <= DIRECT_SECONDS
+        begun: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
         self._batcher: Batcher[_Item, Best | None] = Batcher(
             [partial(self._run, session) for session in sessions],
             costs=costs,
             queue_size=options.queue_size,
             queue_delay=options.queue_delay_ms / 1000,
             direct=0.0 if own_thread else DIRECT_SECONDS,
-            on_thread=partial(cores.pin, options.pin if small else None),
+            on_thread=partial(self._begin_thread, sessions, options.pin if small else None, begun.put),
             on_batch=self._record_batch,
             name=f"{facts.name}/{facts.version}",
         )
+        failures = [failure for failure in [begun.get() for _ in sessions] if failure]
+        if failures:
+            self._batcher.close()
+            raise failures[0]
         self._metrics = metrics.version(facts, manifest.labels, lambda: self._batcher.waiting)
         self._metrics.served(now=True)
 
@@ -255,6 +265,19 @@ class Model:
         self._batcher.drain(seconds)
         self._batcher.close()
         self._metrics.served(now=False)
+
+    @staticmethod
+    def _begin_thread(
+        sessions: Sequence[Session], pin: int | None, begun: Callable[[Exception | None], None], number: int
+    ) -> None:
+        """Begin on an instance's own thread: what a GPU's session records is of the thread that records it."""
+        cores.pin(pin)
+        failure = None
+        try:
+            sessions[number].take_over()
+        except Exception as error:  # noqa: BLE001 - raised where the version is loaded
+            failure = error
+        begun(failure)
 
     def _is_input(self, picture: Picture) -> bool:
         """Return whether a picture is already what the network takes, so that next to nothing is left to do."""

@@ -54,6 +54,9 @@ class HeldSession:
         self.began = threading.Semaphore(0)
         self.pictures = 0
 
+    def take_over(self) -> None:
+        """Be served by another thread."""
+
     def run(self, batch: Batch) -> npt.NDArray[np.float32]:
         """Count the batch, say that it began, wait for the gate, answer."""
         self.pictures += len(batch)

@@ -7,8 +7,18 @@ provider and is refused unless that one comes first in what was made. Each provi
 
 from service.session.classifier import Session, buckets
 from service.session.graph import open_graph
-from service.session.opening import Create
+from service.session.opening import Create, explain_failure
 from service.session.plan import About, computed
 from service.session.runtime import candidates, check_runtime
 
-__all__ = ["About", "Create", "Session", "buckets", "candidates", "check_runtime", "computed", "open_graph"]
+__all__ = [
+    "About",
+    "Create",
+    "Session",
+    "buckets",
+    "candidates",
+    "check_runtime",
+    "computed",
+    "explain_failure",
+    "open_graph",
+]

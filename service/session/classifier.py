@@ -11,6 +11,9 @@ import numpy.typing as npt
 from service import cores, scores, tensors
 from service.manifest import Precision, Scores
 from service.providers import Provider, ProviderOptions
+from service.session import runtime
+from service.session.bound import Bound
+from service.session.nvidia import HostMemory
 from service.session.opening import Create, open_model
 from service.session.plan import Wanted
 from service.tensors import Expected
@@ -35,6 +38,7 @@ class Session:
         precision: of the file's numbers, as far as it says.
         instance: which of a model's sessions this is, from 0.
         create: makes the InferenceSession; a test passes a fake.
+        onnxruntime: the module, where a test passes a fake of all of it.
 
     Attributes:
         about: what it says of itself: provider, device, what it computes in, nodes that run elsewhere.
@@ -58,14 +62,18 @@ class Session:
         precision: Precision = "fp32",
         instance: int = 0,
         create: Create | None = None,
+        onnxruntime: Any = None,  # noqa: ANN401 - onnxruntime has no types
     ) -> None:
         expected = expected or Expected()
         self.buckets = buckets(max_batch_size)
         wanted = Wanted(intra_op_threads or cores.count(), self.buckets, precision, instance, expected)
-        self._session, self._plan, self.about = open_model(model, provider, options, wanted, create)
+        self._session, self._plan, self.about = open_model(
+            model, provider, options, wanted, create=create, onnxruntime=onnxruntime
+        )
         self.input, self._fixed, self.assumed = tensors.read_input(self._session.get_inputs(), expected)
         output, classes = tensors.read_output(self._session.get_outputs())
         self._names = ([output], self.input.name)  # asked once: each time costs 3 us
+        self._bound = self._bind(onnxruntime or runtime.load(), output)
         given = expected.scores(output)
         self._logits = given == "logits"
         if classes is None or given is None or expected.probe:
@@ -73,6 +81,8 @@ class Session:
         self.classes = classes
         if self._fixed is not None:
             self.buckets = [self._fixed]
+            if self._bound is not None:
+                self._bound.keep(self.buckets)
 
     @property
     def provider(self) -> Provider:
@@ -92,7 +102,16 @@ class Session:
     @property
     def on_own_thread(self) -> bool:
         """Whether only one thread may run it, as GPU providers want."""
-        return self._plan.own_thread
+        return self._bound is not None
+
+    def take_over(self) -> None:
+        """Make the calling thread the one that serves: where CUDA graphs are on it records them, which takes a while.
+
+        Raises:
+            Exception: whatever the provider raises where it cannot.
+        """
+        if self._bound is not None:
+            self._bound.take_over()
 
     def run(self, batch: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Return the probabilities [N, classes] of N samples, each as `input` says."""
@@ -121,13 +140,39 @@ class Session:
             parts = [batch[first : first + self._fixed] for first in range(0, size, self._fixed)]
             parts[-1] = _padded(parts[-1], self._fixed)
             return np.concatenate([self._rows(part) for part in parts])[:size]
-        if self._plan.pads and self._fixed is None:
-            batch = _padded(batch, next((bucket for bucket in self.buckets if bucket >= size), size))
-        outputs, name = self._names
-        given: npt.NDArray[Any] = self._session.run(outputs, {name: batch})[0]
+        largest = self.buckets[-1]
+        if self._plan.pads and self._fixed is None and size > largest:  # a new shape would cost a build, or seconds
+            parts = [batch[first : first + largest] for first in range(0, size, largest)]
+            return np.concatenate([self._rows(part) for part in parts])
+        given = self._given(batch)
         if given.ndim != 2 or given.dtype != np.float32:
             given = scores.rows_of(given)
         return given if len(given) == size else given[:size]
+
+    def _given(self, batch: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return what the graph gives for a batch, for more than its samples where it was padded."""
+        if self._bound is not None:
+            return self._bound(batch)
+        if self._plan.pads and self._fixed is None:
+            batch = _padded(batch, next(bucket for bucket in self.buckets if bucket >= len(batch)))
+        outputs, name = self._names
+        given: npt.NDArray[Any] = self._session.run(outputs, {name: batch})[0]
+        return given
+
+    def _bind(self, onnxruntime: Any, output: str) -> Bound | None:  # noqa: ANN401 - onnxruntime has no types
+        """Return what runs batches in a GPU's memory, where this session has one."""
+        if self._plan.gpu is None:
+            return None
+        return Bound(
+            self._session,
+            onnxruntime,
+            taken=self.input,
+            output=output,
+            device=("cuda", self._plan.gpu),
+            buckets=self.buckets if self._fixed is None else [self._fixed],
+            graphs=self._plan.graphs == "on",
+            memory=HostMemory(pinned=self._plan.pinned),
+        )
 
     def _probe(self, *, known: bool) -> int:
         """Find out by generated samples what the graph does not say; return how many classes it has."""

@@ -1,5 +1,7 @@
 """The provider `cuda`: CUDA and cuDNN on NVIDIA's GPUs."""
 
+from dataclasses import replace
+
 from service.providers import CudaOptions
 from service.session.plan import Plan, Wanted, flag
 from service.session.runtime import NAMES
@@ -30,5 +32,13 @@ def plan(options: CudaOptions, wanted: Wanted) -> Plan:
         floats="tf32" if options.tf32 else "fp32",
         config={"session.intra_op.allow_spinning": "0"},
         pads=True,
-        own_thread=True,
+        gpu=device,
+        graphs=options.graphs,
+        pinned=options.pinned,
     )
+
+
+def without_graphs(plan: Plan) -> Plan:
+    """Return how the same session is asked for without CUDA graphs."""
+    (name, given), *others = plan.providers
+    return replace(plan, providers=[(name, {**given, "enable_cuda_graph": "0"}), *others], graphs="off")

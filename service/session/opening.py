@@ -1,7 +1,8 @@
 """Opens a model file on one provider, and finds out whether that provider is what runs it."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,14 +17,17 @@ from service.providers import (
     ProviderOptions,
     TensorRtOptions,
 )
-from service.session import cpu, cuda, openvino, runtime, tensorrt
+from service.session import cpu, cuda, nvidia, openvino, runtime, tensorrt
 from service.session.plan import About, Plan, Wanted
+from service.session.progress import progress
 from service.tensors import read_input
 
 Create = Callable[..., Any]
 """Makes ONNX Runtime's InferenceSession: (path, sess_options, providers, enable_fallback)."""
 
 _RECORD = "session.record_ep_graph_assignment_info"
+_REFUSED_GRAPHS = "cannot use the graph capture feature"
+"""How ONNX Runtime begins to say that not every node is on the GPU, or that the graph has branches or loops."""
 
 
 class Opened(NamedTuple):
@@ -39,19 +43,26 @@ def open_model(
     provider: Provider,
     options: ProviderOptions | None,
     wanted: Wanted,
+    *,
     create: Create | None = None,
+    onnxruntime: Any = None,  # noqa: ANN401 - onnxruntime has no types
 ) -> Opened:
     """Return a session that runs on the provider.
 
     Raises:
         ModelRejected: the provider is not here, cannot load the file, or ONNX Runtime chose another one.
     """
-    plan = _plan(model, provider, OPTIONS[provider]() if options is None else options, wanted, create)
-    session = _made(model, provider, plan, create)
+    maker = _Maker(model, onnxruntime or runtime.load(), create)
+    if create is None and (missing := runtime.explain_missing(provider, maker.onnxruntime.get_available_providers())):
+        raise ModelRejected(missing)
+    plan = _plan(provider, OPTIONS[provider]() if options is None else options, wanted, maker)
+    session, plan = maker.with_graphs(provider, plan)
     actual = session.get_providers()
     if actual[0] != runtime.NAMES[provider]:
+        why = "" if plan.gpu is None else nvidia.explain(plan.gpu, tensorrt=provider == "tensorrt")
         raise ModelRejected(
-            f"{provider} was asked for, ONNX Runtime fell back to {actual[0]}; its own line on standard error says why"
+            f"{provider} was asked for, ONNX Runtime fell back to {actual[0]}; "
+            f"{why or 'its own line on standard error says why'}"
         )
     elsewhere = _elsewhere(session, provider)
     about = About(provider, plan.device, plan.floats, elsewhere, plan.notes)
@@ -60,7 +71,7 @@ def open_model(
     return Opened(session, plan, about)
 
 
-def _plan(model: Path, provider: Provider, options: ProviderOptions, wanted: Wanted, create: Create | None) -> Plan:
+def _plan(provider: Provider, options: ProviderOptions, wanted: Wanted, maker: "_Maker") -> Plan:
     """Return what the provider's room makes of its options."""
     match options:
         case CpuOptions():
@@ -70,32 +81,80 @@ def _plan(model: Path, provider: Provider, options: ProviderOptions, wanted: Wan
         case CudaOptions():
             return cuda.plan(options, wanted)
         case TensorRtOptions():
-            look = _made(model, "cpu", cpu.plan(CpuOptions(), wanted), create)
+            look = maker.make("cpu", cpu.plan(CpuOptions(), wanted))  # an engine must know its input before it is built
             return tensorrt.plan(options, wanted, read_input(look.get_inputs(), wanted.expected))
     raise TypeError(f"{provider} has other options than {options!r}. This is a bug.")
 
 
-def _made(model: Path, provider: Provider, plan: Plan, create: Create | None) -> Any:  # noqa: ANN401 - untyped
-    """Return ONNX Runtime's session, made with the whole mask: its threads inherit that of the one that makes it."""
-    onnxruntime = runtime.load()
-    if create is None and (missing := runtime.explain_missing(provider, onnxruntime.get_available_providers())):
-        raise ModelRejected(missing)
-    if provider in {"cuda", "tensorrt"} and hasattr(onnxruntime, "preload_dlls"):
-        onnxruntime.preload_dlls()  # the CUDA and cuDNN that pip installed
-    options = session_options(plan.threads, provider, plan.config)
-    try:
-        with cores.whole():
-            return (create or onnxruntime.InferenceSession)(
-                str(model), sess_options=options, providers=_given(plan.providers), enable_fallback=0
-            )
-    except Exception as error:  # noqa: BLE001 - providers raise what their libraries raise
-        logs.failure("session failed", error, model=model, provider=provider)
-        raise ModelRejected(f"ONNX Runtime cannot load it on {provider}; the log says why") from None
+def explain_failure(provider: Provider, error: BaseException, gpu: int | None = None) -> str:
+    """Return in one sentence why a provider failed, as far as that can be found out.
+
+    Args:
+        provider: which.
+        error: what it raised.
+        gpu: the number of the GPU that it should have used, where it may be that there is none.
+    """
+    found = nvidia.explain_failure(error) if provider in {"cuda", "tensorrt"} else ""
+    if not found and gpu is not None:
+        found = nvidia.explain(gpu, tensorrt=provider == "tensorrt")
+    return found or "the log says why"
 
 
-def session_options(threads: int, provider: Provider, config: Mapping[str, str]) -> Any:  # noqa: ANN401 - untyped
+class _Maker:
+    """Makes ONNX Runtime's sessions of one file.
+
+    Args:
+        model: the file.
+        onnxruntime: the module, or a fake of it.
+        create: makes the InferenceSession; None: the module's own.
+    """
+
+    def __init__(self, model: Path, onnxruntime: Any, create: Create | None) -> None:  # noqa: ANN401 - untyped
+        self.model, self.onnxruntime = model, onnxruntime
+        self._create = create or onnxruntime.InferenceSession
+
+    def with_graphs(self, provider: Provider, plan: Plan) -> tuple[Any, Plan]:
+        """Return the session, without CUDA graphs where they cannot be and that is allowed, and how it was made."""
+        if plan.graphs == "off":
+            return self.make(provider, plan), plan
+        try:
+            return self.make(provider, plan), replace(plan, graphs="on")
+        except _NoGraphs:
+            if plan.graphs == "on":
+                raise
+            logs.info("CUDA graphs are off", model=self.model, reason="not all of its nodes can run on the GPU")
+            plan = cuda.without_graphs(plan)
+            return self.make(provider, plan), plan
+
+    def make(self, provider: Provider, plan: Plan) -> Any:  # noqa: ANN401 - onnxruntime has no types
+        """Return a session, made with the whole mask: its threads inherit that of the one that makes it."""
+        if plan.gpu is not None:
+            nvidia.preload()
+        options = session_options(self.onnxruntime, plan.threads, provider, plan.config)
+        providers = [(name, dict(given)) for name, given in plan.providers]
+        try:
+            with cores.whole(), progress("building engine", self.model, on=provider == "tensorrt"):
+                return self._create(str(self.model), sess_options=options, providers=providers, enable_fallback=0)
+        except Exception as error:  # noqa: BLE001 - providers raise what their libraries raise
+            if _REFUSED_GRAPHS in str(error):
+                raise _NoGraphs("CUDA graphs were asked for, and not all of its nodes can run on the GPU") from None
+            logs.failure("session failed", error, model=self.model, provider=provider)
+            why = explain_failure(provider, error, plan.gpu)
+            raise ModelRejected(f"ONNX Runtime cannot load it on {provider}; {why}") from None
+
+
+class _NoGraphs(ModelRejected):
+    """ONNX Runtime refused to record CUDA graphs of a file."""
+
+
+def session_options(
+    onnxruntime: Any,  # noqa: ANN401 - onnxruntime has no types
+    threads: int,
+    provider: Provider,
+    config: Mapping[str, str],
+) -> Any:  # noqa: ANN401 - likewise
     """Return ONNX Runtime's SessionOptions."""
-    options = runtime.load().SessionOptions()
+    options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     # Its own lines are none of our log's: warnings of initialisers that old files list twice, and errors that on
@@ -106,10 +165,6 @@ def session_options(threads: int, provider: Provider, config: Mapping[str, str])
     if provider != "cpu":
         options.add_session_config_entry(_RECORD, "1")
     return options
-
-
-def _given(providers: Sequence[tuple[str, Mapping[str, str]]]) -> list[tuple[str, dict[str, str]]]:
-    return [(name, dict(options)) for name, options in providers]
 
 
 def _elsewhere(session: Any, provider: Provider) -> dict[str, int]:  # noqa: ANN401 - onnxruntime has no types

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from service.errors import ModelRejected
 from service.manifest import Precision
@@ -40,7 +41,9 @@ class Plan:
         floats: what float32 arithmetic is computed in.
         config: entries of ONNX Runtime's session configuration.
         pads: whether batches are padded to their buckets, since each new shape costs time or memory.
-        own_thread: whether only one thread may run it.
+        gpu: number of the NVIDIA GPU to whose memory inputs and outputs are bound; None: they stay on the host.
+        graphs: whether its work is recorded as CUDA graphs, where that is possible or in any case.
+        pinned: whether the host's buffers are page-locked.
         notes: what an operator should know of it.
     """
 
@@ -50,7 +53,9 @@ class Plan:
     floats: Computed = "fp32"
     config: Mapping[str, str] = field(default_factory=dict)
     pads: bool = False
-    own_thread: bool = False
+    gpu: int | None = None
+    graphs: Literal["auto", "on", "off"] = "off"
+    pinned: bool = False
     notes: tuple[str, ...] = ()
 
 

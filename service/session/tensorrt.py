@@ -43,7 +43,8 @@ def plan(options: TensorRtOptions, wanted: Wanted, taken: Input) -> Plan:
         floats=_floats(options),
         config={"session.intra_op.allow_spinning": "0"},
         pads=True,
-        own_thread=True,
+        gpu=device,
+        pinned=options.pinned,
     )
 
 

@@ -145,15 +145,19 @@ def test_observer_is_told_first(bench: Bench) -> None:
 
 
 def test_threads_are_prepared() -> None:
-    """Each instance's thread is prepared first, before it runs a batch, and no other thread is."""
-    prepared, ran = list[threading.Thread](), list[threading.Thread]()
+    """Each instance's thread is prepared first, by its number, before it runs a batch, and no other thread is."""
+    prepared, ran, numbers = list[threading.Thread](), list[threading.Thread](), list[int]()
 
     def run(items: Sequence[int]) -> list[int]:
         assert threading.current_thread() in prepared
         ran.append(threading.current_thread())
         return double(items)
 
-    prepare, call = (lambda: prepared.append(threading.current_thread())), Caller([1, 2, 3])
+    def prepare(number: int) -> None:
+        numbers.append(number)
+        prepared.append(threading.current_thread())
+
+    call = Caller([1, 2, 3])
     batcher = Batcher([run] * 2, costs={1: 1.0}, queue_size=9, on_thread=prepare)
     with batcher.admit(3) as ticket:
         ticket.start([1, 2, 3], call)
@@ -161,6 +165,7 @@ def test_threads_are_prepared() -> None:
     Job(batcher.close).answer()
     assert len(prepared) == len(set(prepared)) == 2
     assert set(ran) <= set(prepared)
+    assert sorted(numbers) == [0, 1]
 
 
 # Several instances.

@@ -36,7 +36,7 @@ Load = Callable[..., Model]
 Done = SimpleQueue[Callable[[], ModelAnswer]]
 Starts = Callable[..., Model]
 
-CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+CPU, OPENVINO = "CPUExecutionProvider", "OpenVINOExecutionProvider"
 MANY = [f"class {index}" for index in range(7)]
 PNGS = [image.encode_png(picture) for picture in pictures(9, seed=3)]
 RAW = [Pixels(8, 8, 1, picture.tobytes()) for picture in pictures(9, seed=3)]
@@ -69,9 +69,9 @@ def fail(batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     raise RuntimeError(f"CUDNN_STATUS_ALLOC_FAILED at secret/path for {len(batch)}")
 
 
-def fakes(answer: Answer, cuda: Answer | None = None, classes: int = len(LABELS)) -> Callable[..., _Fake]:
-    """Return what makes sessions that answer so, on CUDA maybe otherwise."""
-    answers = {CPU: answer, CUDA: cuda or answer}
+def fakes(answer: Answer, openvino: Answer | None = None, classes: int = len(LABELS)) -> Callable[..., _Fake]:
+    """Return what makes sessions that answer so, on OpenVINO maybe otherwise."""
+    answers = {CPU: answer, OPENVINO: openvino or answer}
     return lambda _, providers, **__: _Fake(providers[0][0], answers[providers[0][0]], classes)
 
 
@@ -83,8 +83,8 @@ def metrics() -> Metrics:
 
 @pytest.fixture
 def load(tmp_path: Path, metrics: Metrics, monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
-    """Return what writes a model and loads it, by an ONNX Runtime that says it has CUDA; all are drained in the end."""
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
+    """Return what writes a model and loads it, by a runtime that says it has OpenVINO; all are drained in the end."""
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [OPENVINO, CPU])
     models = []
 
     def write_and_load(
@@ -217,10 +217,10 @@ def test_tolerance(precision: Precision, share: float, outcome: AbstractContextM
         assert self_test(lambda _: np.array([[0.5, 0.5, 0, 0]], np.float32), manifest, Options())
 
 
-@pytest.mark.parametrize(("cuda", "taken"), [(right, "cuda"), (wrong, "cpu"), (fail, "cpu")])
-def test_auto(cuda: Answer, taken: str, load: Load) -> None:
-    """`auto` takes CUDA where it passes the self-test, else the CPU, and the model says which."""
-    assert load(fakes(right, cuda), "auto").facts.provider == taken
+@pytest.mark.parametrize(("openvino", "taken"), [(right, "openvino"), (wrong, "cpu"), (fail, "cpu")])
+def test_auto(openvino: Answer, taken: str, load: Load) -> None:
+    """`auto` takes OpenVINO where it passes the self-test, else the CPU, and the model says which."""
+    assert load(fakes(right, openvino), "auto").facts.provider == taken
 
 
 def test_auto_says_why(load: Load, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,13 +228,13 @@ def test_auto_says_why(load: Load, caplog: pytest.LogCaptureFixture, monkeypatch
     monkeypatch.setattr(logging.getLogger("saccade"), "propagate", True)
     model = load(fakes(right, wrong), "auto")
     (fields,) = [record.__dict__["fields"] for record in caplog.records if record.msg == "provider passed over"]
-    assert fields["reasons"].startswith("cuda: self-test: golden sample")
-    assert model.notice.startswith("passed over cuda: self-test: golden sample")
+    assert fields["reasons"].startswith("openvino: self-test: golden sample")
+    assert model.notice.startswith("passed over openvino: self-test: golden sample")
 
 
 def test_no_provider_passes(load: Load) -> None:
     """Where no provider passes, the reason of each is given."""
-    with pytest.raises(ModelRejected, match=r"cuda: self-test: .*; cpu: self-test: "):
+    with pytest.raises(ModelRejected, match=r"openvino: self-test: .*; cpu: self-test: "):
         load(fakes(wrong), "auto")
 
 

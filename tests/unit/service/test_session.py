@@ -15,7 +15,7 @@ from service.tensors import Expected
 from tests.foreign_models import layer, samples, write_foreign
 from tests.onnx_models import LABELS, pictures, probabilities, weights, write_model
 
-CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+CPU, CUDA, OPENVINO = "CPUExecutionProvider", "CUDAExecutionProvider", "OpenVINOExecutionProvider"
 
 
 class _Port(NamedTuple):
@@ -48,7 +48,7 @@ class _Fake:
         return [probabilities(feed["image"], weights())]
 
 
-def make(fake: Callable[..., Any], provider: Provider = "cuda", max_batch_size: int = 8) -> Session:
+def make(fake: Callable[..., Any], provider: Provider = "openvino", max_batch_size: int = 8) -> Session:
     """Return a session on a fake of ONNX Runtime's."""
     return Session(Path("secret/model.onnx"), provider, intra_op_threads=2, max_batch_size=max_batch_size, create=fake)
 
@@ -73,6 +73,7 @@ def test_buckets(largest: int, expected: list[int]) -> None:
     [
         ("auto", [CPU], ["cpu"]),
         ("auto", ["AzureExecutionProvider", CPU, CUDA], ["cuda", "cpu"]),
+        ("auto", [CPU, OPENVINO, CUDA, "TensorrtExecutionProvider"], ["tensorrt", "cuda", "openvino", "cpu"]),
         ("auto", [], []),
         ("cpu", [CUDA, CPU], ["cpu"]),
         ("cuda", [CUDA, CPU], ["cuda"]),
@@ -127,7 +128,7 @@ def test_facts(real: Session) -> None:
     assert (real.input_shape, real.classes, real.on_own_thread) == ((8, 8, 1), 4, False)
 
 
-@pytest.mark.parametrize(("provider", "name"), [("cpu", CPU), ("cuda", CUDA)])
+@pytest.mark.parametrize(("provider", "name"), [("cpu", CPU), ("openvino", OPENVINO)])
 def test_one_provider(provider: Provider, name: str) -> None:
     """ONNX Runtime is given the one provider that was asked for, none to fall back to."""
     fake = _Fake(name)
@@ -145,8 +146,8 @@ def test_threads(given: int, expected: int) -> None:
 
 def test_fallback() -> None:
     """A session that ONNX Runtime put on the CPU without a word is refused, and both providers are named."""
-    with pytest.raises(ModelRejected, match="cuda was asked for, ONNX Runtime fell back to CPUExecutionProvider"):
-        make(_Fake(CPU, CUDA))
+    with pytest.raises(ModelRejected, match="openvino was asked for, ONNX Runtime fell back to CPUExecutionProvider"):
+        make(_Fake(CPU, OPENVINO))
 
 
 def test_creation_fails() -> None:
@@ -157,7 +158,7 @@ def test_creation_fails() -> None:
 
     with pytest.raises(ModelRejected) as caught:
         make(create)
-    assert "cuda" in str(caught.value)
+    assert "openvino" in str(caught.value)
     assert "secret" not in str(caught.value)
 
 
@@ -179,37 +180,39 @@ def test_no_model(content: bytes, tmp_path: Path) -> None:
 def test_no_classifier(inputs: list[_Port], output: _Port, text: str) -> None:
     """A graph whose input or output is no classifier's is refused, and what it has is said."""
     with pytest.raises(ModelRejected) as caught:
-        make(_Fake(CUDA, inputs=inputs, output=output))
+        make(_Fake(OPENVINO, inputs=inputs, output=output))
     assert text in str(caught.value)
 
 
-@pytest.mark.parametrize(("size", "ran"), [(1, 1), (2, 2), (3, 4), (5, 8), (8, 8), (9, 12), (12, 12), (13, 13)])
-@pytest.mark.parametrize("provider", [CPU, CUDA])
-def test_padding(size: int, ran: int, provider: str) -> None:
-    """On CUDA a batch is padded to its bucket, one beyond all buckets is not; on the CPU none is."""
+@pytest.mark.parametrize(
+    ("size", "ran"), [(1, [1]), (2, [2]), (3, [4]), (5, [8]), (8, [8]), (9, [12]), (12, [12]), (13, [12, 1])]
+)
+@pytest.mark.parametrize("provider", [CPU, OPENVINO])
+def test_padding(size: int, ran: list[int], provider: str) -> None:
+    """On OpenVINO a batch is padded to its bucket, one beyond all buckets is divided; on the CPU none is."""
     fake = _Fake(provider)
-    make(fake, "cpu" if provider == CPU else "cuda", max_batch_size=12).run(pictures(size))
-    assert fake.sizes == [size if provider == CPU else ran]
+    make(fake, "cpu" if provider == CPU else "openvino", max_batch_size=12).run(pictures(size))
+    assert fake.sizes == ([size] if provider == CPU else ran)
 
 
 def test_padding_cut() -> None:
     """What was padded is cut off the answer, and the rest is right."""
     batch = pictures(5)
-    np.testing.assert_array_equal(make(_Fake(CUDA)).run(batch), probabilities(batch, weights()))
+    np.testing.assert_array_equal(make(_Fake(OPENVINO)).run(batch), probabilities(batch, weights()))
 
 
-@pytest.mark.parametrize("provider", [CPU, CUDA])
+@pytest.mark.parametrize("provider", [CPU, OPENVINO])
 def test_warm_up_runs_all(provider: str) -> None:
     """Warm-up runs every bucket twice, the first run being the slow one."""
     fake = _Fake(provider)
-    make(fake, "cpu" if provider == CPU else "cuda", max_batch_size=6).warm_up()
+    make(fake, "cpu" if provider == CPU else "openvino", max_batch_size=6).warm_up()
     assert fake.sizes == [1, 1, 2, 2, 4, 4, 6, 6]
 
 
 def test_warm_up_times() -> None:
     """Warm-up gives the seconds of each bucket's second run."""
     clock = iter([0.0, 1.0, 10.0, 13.0, 20.0, 25.0])
-    assert make(_Fake(CUDA), max_batch_size=4).warm_up(clock.__next__) == {1: 1.0, 2: 3.0, 4: 5.0}
+    assert make(_Fake(OPENVINO), max_batch_size=4).warm_up(clock.__next__) == {1: 1.0, 2: 3.0, 4: 5.0}
 
 
 @pytest.mark.parametrize("options", [{"bias": float("nan")}, {"softmax": False}], ids=["NaN", "logits"])
@@ -245,8 +248,8 @@ def test_fixed_bucket(batch: int | str, buckets: list[int], tmp_path: Path) -> N
 
 
 def test_fixed_batch_is_not_padded_to_buckets() -> None:
-    """On CUDA too a fixed batch is run as it is."""
-    fake = _Fake(CUDA, inputs=[IMAGE._replace(shape=[3, 8, 8, 1])])
+    """With padding too a fixed batch is run as it is."""
+    fake = _Fake(OPENVINO, inputs=[IMAGE._replace(shape=[3, 8, 8, 1])])
     make(fake, max_batch_size=8).run(pictures(5))
     assert fake.sizes == [3, 3]
 

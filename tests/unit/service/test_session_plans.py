@@ -37,7 +37,7 @@ def properties(options: OpenVinoOptions, path: Path = Path("nowhere")) -> dict[s
 def test_cpu(spinning: bool) -> None:  # noqa: FBT001 - a parameter of the test
     """On the CPU the wanted threads share a batch, and spin only where that was said."""
     plan = cpu.plan(CpuOptions(spinning=spinning), WANTED)
-    assert (plan.threads, plan.pads, plan.own_thread) == (3, False, False)
+    assert (plan.threads, plan.pads, plan.gpu) == (3, False, None)
     assert plan.config == {"session.intra_op.allow_spinning": str(int(spinning))}
 
 
