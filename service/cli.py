@@ -57,15 +57,23 @@ def serve(**given: object) -> None:
 
         saccade serve --repository models
 
+        saccade serve --workers 4
+
         saccade serve --grpc-port 0 --metrics-port 0 --log-format json
     """
     try:
         settings = load_settings(**given)
     except SetupError as error:
         raise typer.BadParameter(str(error)) from None
-    from service import logs, server
+    from service import logs
 
     logs.setup(settings.log_format)
+    if settings.workers > 1:
+        from service import supervisor
+
+        raise typer.Exit(supervisor.supervise(settings))
+    from service import server
+
     server.serve(settings)
 
 

@@ -63,6 +63,9 @@ class Settings(BaseSettings):
         pattern=r"^(auto|off|\d+)$",
         description="Core that gRPC's threads stay on: its number, `off`, or `auto`, unless a CPU quota allows less.",
     )
+    workers: int = Field(
+        1, ge=1, le=256, description="Processes that share the port; each has its own copy of all models and queues."
+    )
     instances: int = Field(
         1, ge=1, le=64, description="Sessions of each model that run batches side by side; each holds its own weights."
     )

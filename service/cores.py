@@ -24,6 +24,11 @@ def count(mask: frozenset[int] = _MASK, cgroup: Path = _CGROUP) -> int:
     return max(1, round(min(len(mask), quota(cgroup))))
 
 
+def each(workers: int) -> int:
+    """Return how many cores each of so many processes may keep busy: its share, and at least one."""
+    return max(1, count() // workers)
+
+
 def quota(cgroup: Path = _CGROUP) -> float:
     """Return how many cores' worth of time the cgroup may take (v2, then v1); infinity where nothing limits it."""
     try:
@@ -56,6 +61,28 @@ def home(choice: str, mask: frozenset[int] = _MASK, cgroup: Path = _CGROUP) -> i
     if int(choice) not in mask:
         raise SetupError(f"--pin {choice}: this process may use the cores {', '.join(map(str, sorted(mask)))}")
     return int(choice)
+
+
+def homes(choice: str, workers: int, mask: frozenset[int] = _MASK, cgroup: Path = _CGROUP) -> list[str]:
+    """Return what `--pin` is for each worker: a core of its own, as far apart as they go, or `off`.
+
+    Args:
+        choice: `off` or `auto`.
+        workers: how many there are; with more than there are cores, some share one.
+        mask: see `home`.
+        cgroup: see `home`.
+
+    Raises:
+        SetupError: one core is named for all of them.
+    """
+    if choice not in {"auto", "off"}:
+        raise SetupError(f"--pin {choice} is one core, and there are {workers} workers; use auto or off")
+    first = home(choice, mask, cgroup)
+    if first is None:
+        return ["off"] * workers
+    cores = sorted(mask)
+    start = cores.index(first)
+    return [str(cores[(start + worker * len(cores) // workers) % len(cores)]) for worker in range(workers)]
 
 
 def pin(core: int | None) -> None:

@@ -41,3 +41,20 @@ class Counts:
         """Count a batch of `size` pictures that ended at `ended`."""
         self.batches.setdefault(size, Duration()).add([seconds])
         self.last_batch = max(self.last_batch, ended)
+
+
+def together(parts: Sequence[Counts]) -> Counts:
+    """Return what several processes counted of the same version."""
+    whole = Counts()
+    for part in parts:
+        for name in ("success", "fail", "decode", "queue", "inference"):
+            _add(getattr(whole, name), getattr(part, name))
+        for size, runs in part.batches.items():
+            _add(whole.batches.setdefault(size, Duration()), runs)
+        whole.last_batch = max(whole.last_batch, part.last_batch)
+    return whole
+
+
+def _add(duration: Duration, more: Duration) -> None:
+    duration.count += more.count
+    duration.seconds += more.seconds

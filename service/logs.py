@@ -14,6 +14,7 @@ LogFormat = Literal["console", "json"]
 
 _logger = logging.getLogger("saccade")
 _lock = threading.Lock()
+_always: dict[str, object] = {}
 _sometimes: dict[str, tuple[float, int]] = {}
 """For each event when it was logged last, and how many were left out since."""
 
@@ -45,8 +46,16 @@ def failure(event: str, exception: BaseException, **fields: object) -> None:
     _logger.error(event, extra={"fields": fields}, exc_info=exception)
 
 
-def setup(log_format: LogFormat, file: TextIO | None = None) -> None:
-    """Send log lines to a file, standard error if none is given; call it once, when the process starts."""
+def setup(log_format: LogFormat, file: TextIO | None = None, **always: object) -> None:
+    """Send log lines to a file, standard error if none is given; call it once, when the process starts.
+
+    Args:
+        log_format: for people, or for programs.
+        file: where to.
+        always: fields of every line.
+    """
+    _always.clear()
+    _always.update(always)
     stream = logging.StreamHandler(file or sys.stderr)
     stream.setFormatter(_Json() if log_format == "json" else _Console())
     _logger.handlers = [stream]
@@ -78,7 +87,7 @@ class _Json(logging.Formatter):
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:
-    return getattr(record, "fields", {})
+    return {**_always, **getattr(record, "fields", {})}
 
 
 def _escaped(value: object) -> str:

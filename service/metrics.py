@@ -4,80 +4,37 @@ What concerns a call is put aside and folded into the metrics many records at a 
 observing one by one cost 13 us a call (1.2 us an `observe`), which is more than the rest of a small call.
 """
 
-import threading
+import os
+import resource
 import time
 from collections import Counter as Tally
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from functools import cache, partial
+from pathlib import Path
+from typing import Protocol
 
-import numpy as np
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, make_wsgi_app
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, make_wsgi_app, values
 from prometheus_client.metrics_core import Metric
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
 from service import scrape
 from service.counts import Counts
 from service.errors import RefusalReason
+from service.records import Answer, Aside, Batch, Call
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+"""The variable by which prometheus_client learns, when it is imported, that numbers are kept in files, and where."""
 _CONFIDENCE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
-_MOST_RECORDS = 256
-"""Records that are put aside: folding them takes about 0.1 ms, paid by one call in so many."""
-
-Record = TypeVar("Record")
-
-
-class _Call(NamedTuple):
-    model: str
-    method: str
-    code: str
-    seconds: float
-    version: int
-
-
-class _Batch(NamedTuple):
-    size: int
-    seconds: float
-    ended: float
-
-
-class _Answer(NamedTuple):
-    decode: float
-    queue: float
-    inference: float
-    top: Sequence[tuple[int, float]]
-
-
-class _Aside(Generic[Record]):
-    """Records that are folded many at a time; `add` costs 0.1 us and may be called by any thread."""
-
-    def __init__(self, fold: Callable[[list[Record]], None]) -> None:
-        self._fold = fold
-        self._records: deque[Record] = deque()
-        self._lock = threading.Lock()
-
-    def add(self, record: Record) -> None:
-        """Put a record aside."""
-        self._records.append(record)
-        if len(self._records) >= _MOST_RECORDS:
-            self.flush()
-
-    def flush(self) -> None:
-        """Fold all records that are there now."""
-        with self._lock:
-            records = [self._records.popleft() for _ in range(len(self._records))]
-            if records:
-                self._fold(records)
 
 
 class _Flush(Collector):
     """Flushes when the registry is looked at. Registered first, so that what is collected after it is current."""
 
     def __init__(self) -> None:
-        self.asides: list[_Aside[_Call] | _Aside[_Answer] | _Aside[_Batch]] = []
+        self.asides: list[Aside[Call] | Aside[Answer] | Aside[Batch]] = []
 
     def collect(self) -> Iterable[Metric]:
         """Flush; has no metrics of its own."""
@@ -86,19 +43,33 @@ class _Flush(Collector):
         return []
 
 
+def share(folder: Path, worker: int) -> None:
+    """Keep all numbers of this process in files, for its supervisor to merge; before any Metrics are made.
+
+    The files are a worker's by its number and not by its process: the next process of that number counts on in them.
+    So a counter never falls, and what crashes leaves nothing behind.
+    """
+    os.environ[FOLDER] = str(folder)
+    values.ValueClass = values.MultiProcessValue(lambda: worker)  # type: ignore[no-untyped-call]
+
+
 class Metrics:
     """The metrics of one server, in a registry of their own.
 
     Args:
         most_labels: predictions of classes beyond these are counted as `other`: 1,000 classes are not 1,000 series.
+        shared: the numbers are in files, see `share`; the process's own are left to the supervisor.
     """
 
-    def __init__(self, *, most_labels: int = 100) -> None:
+    def __init__(self, *, most_labels: int = 100, shared: bool = False) -> None:
         self._most_labels = most_labels
+        self._shared = shared
+        self._waiting: dict[Gauge, Callable[[], int]] = {}  # where they are shared
         self.registry = CollectorRegistry()
         self._flush = _Flush()
         self.registry.register(self._flush)
-        ProcessCollector(registry=self.registry)
+        if not shared:
+            ProcessCollector(registry=self.registry)
         add = self.registry
         self._requests = Counter(
             "saccade_requests", "Calls by model, method and status.", ["model", "method", "code"], registry=add
@@ -119,7 +90,11 @@ class Metrics:
         )
         self._batch_size = Histogram("saccade_batch_size", "Pictures a batch.", ["model"], buckets=_SIZES, registry=add)
         self._queue_depth = Gauge(
-            "saccade_queue_depth", "Pictures admitted and not yet running.", ["model", "version"], registry=add
+            "saccade_queue_depth",
+            "Pictures admitted and not yet running.",
+            ["model", "version"],
+            registry=add,
+            multiprocess_mode="livesum",
         )
         self._images = Counter("saccade_images", "Pictures classified.", ["model"], registry=add)
         self._refused = Counter(
@@ -140,9 +115,14 @@ class Metrics:
             "1 for each served version, 0 for one that is gone.",
             ["model", "version", "provider", "precision", "verified", "sha256"],
             registry=add,
+            multiprocess_mode="livemax",
         )
         self._model_ready = Gauge(
-            "saccade_model_ready", "1 where a version of the model is served.", ["model"], registry=add
+            "saccade_model_ready",
+            "1 where a version of the model is served, by every worker.",
+            ["model"],
+            registry=add,
+            multiprocess_mode="livemin",
         )
         self._load_failures = Counter(
             "saccade_model_load_failures",
@@ -155,13 +135,19 @@ class Metrics:
         )
         self._requests_child = cache(self._requests.labels)
         self._request_seconds_child = cache(self._request_seconds.labels)
-        self._calls = _Aside(self._fold_calls)
+        self._calls = Aside(self._fold_calls)
         self._flush.asides.append(self._calls)
         self._counts: dict[tuple[str, int], Counts] = {}
 
     def call(self, model: str, method: str, code: str, seconds: float, version: int = 0) -> None:
         """Count and time one call; `model` is empty and `version` 0 where none was found, or none was run."""
-        self._calls.add(_Call(model, method, code, seconds, version))
+        self._calls.add(Call(model, method, code, seconds, version))
+
+    def flush(self) -> None:
+        """Bring what is shared up to date."""
+        self._flush.collect()
+        for depth, waiting in list(self._waiting.items()):
+            depth.set(waiting())
 
     def counts(self, model: str, version: int) -> Counts:
         """Return what was counted of a version until now."""
@@ -185,7 +171,7 @@ class Metrics:
         name, version, verified = facts.name, str(facts.version), str(facts.verified).lower()
         info = self._model_info.labels(name, version, facts.provider, facts.precision, verified, facts.sha256)
         depth = self._queue_depth.labels(name, version)
-        depth.set_function(waiting)
+        self._watch(depth, waiting)
         shown = [label if index < self._most_labels else "other" for index, label in enumerate(labels)]
         version_metrics = VersionMetrics(
             info=info,
@@ -195,13 +181,23 @@ class Metrics:
             images=self._images.labels(name),
             confidence=self._confidence.labels(name),
             predictions=[self._predictions.labels(name, label) for label in shown],
-            depth=depth,
+            idle=partial(self._watch, depth, None),
             counts=self._counts.setdefault((name, facts.version), Counts()),
         )
         self._flush.asides += [version_metrics.answers, version_metrics.batches]
         return version_metrics
 
-    def _fold_calls(self, calls: list[_Call]) -> None:
+    def _watch(self, depth: Gauge, waiting: Callable[[], int] | None) -> None:
+        """Ask for a queue's depth whenever somebody looks; None: it is gone, and nothing is waiting."""
+        if not self._shared:
+            depth.set_function(waiting or (lambda: 0))
+        elif waiting:
+            self._waiting[depth] = waiting  # what set_function takes shows as 0 in the files
+        else:
+            self._waiting.pop(depth, None)
+            depth.set(0)
+
+    def _fold_calls(self, calls: list[Call]) -> None:
         for (model, method, code), count in Tally((call.model, call.method, call.code) for call in calls).items():
             self._requests_child(model, method, code).inc(count)
         for model, method in {(call.model, call.method) for call in calls}:
@@ -219,6 +215,86 @@ class Metrics:
             SetupError: the port is taken.
         """
         return scrape.serve(make_wsgi_app(self.registry), host, port, context)
+
+
+class Merged:
+    """The metrics of all workers together, and of their supervisor, who never counts in files.
+
+    Args:
+        folder: where the workers keep theirs; see `share`.
+        flush: asks the workers to bring them up to date; at each scrape.
+        processes: the ids of the workers' processes.
+        listening: how many workers take calls.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        flush: Callable[[], None],
+        processes: Callable[[], Iterable[int]],
+        listening: Callable[[], int],
+    ) -> None:
+        self._folder = folder
+        self.registry = CollectorRegistry()
+        self.registry.register(_Before(flush))
+        MultiProcessCollector(self.registry, str(folder))  # type: ignore[no-untyped-call]
+        self.registry.register(_Processes(processes))
+        self._restarts = Counter(
+            "saccade_worker_restarts", "Workers that ended unasked and were replaced.", registry=self.registry
+        )
+        workers = Gauge("saccade_workers", "Workers that take calls.", registry=self.registry)
+        workers.set_function(listening)
+
+    def restarted(self) -> None:
+        """Count a worker that was replaced."""
+        self._restarts.inc()
+
+    def dead(self, worker: int) -> None:
+        """Forget what only a living worker has: what it serves, what waits in its queues."""
+        mark_process_dead(worker, str(self._folder))  # type: ignore[no-untyped-call]
+
+    def serve(self, host: str, port: int, context: scrape.Context = lambda: None) -> tuple[int, Callable[[], None]]:
+        """Serve /metrics; see `Metrics.serve`."""
+        return scrape.serve(make_wsgi_app(self.registry), host, port, context)
+
+
+class _Before(Collector):
+    """Does something when the registry is looked at. Registered first."""
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        self._act = act
+
+    def collect(self) -> Iterable[Metric]:
+        """Act; has no metrics of its own."""
+        self._act()
+        return []
+
+
+class _Processes(Collector):
+    """The process metrics of supervisor and workers under their usual names: sums, and the oldest start."""
+
+    def __init__(self, processes: Callable[[], Iterable[int]]) -> None:
+        self._processes = processes
+
+    def collect(self) -> Iterable[Metric]:
+        """Add them up. The CPU seconds of workers that are gone stay in, or the sum would fall."""
+        gone = resource.getrusage(resource.RUSAGE_CHILDREN)
+        found: dict[str, Metric] = {}
+        for process in (os.getpid(), *self._processes()):
+            for metric in ProcessCollector(pid=partial(int, process), registry=None).collect():
+                if metric.name not in found:
+                    found[metric.name] = metric
+                    if metric.name == "process_cpu_seconds":
+                        _change(metric, lambda value: value + gone.ru_utime + gone.ru_stime)
+                elif metric.name not in {"process_start_time_seconds", "process_max_fds"}:
+                    added = metric.samples[0].value
+                    _change(found[metric.name], lambda value, added=added: value + added)  # type: ignore[misc]
+        return found.values()
+
+
+def _change(metric: Metric, change: Callable[[float], float]) -> None:
+    metric.samples = [sample._replace(value=change(sample.value)) for sample in metric.samples]
 
 
 class VersionFacts(Protocol):
@@ -251,30 +327,30 @@ class VersionMetrics:
         images: Counter,
         confidence: Histogram,
         predictions: list[Counter],
-        depth: Gauge,
+        idle: Callable[[], None],
         counts: Counts,
     ) -> None:
         self._info = info
         self._faults = faults
-        self.answers = _Aside(self._fold_answers)
-        self.batches = _Aside(self._fold_batches)
+        self.answers = Aside(self._fold_answers)
+        self.batches = Aside(self._fold_batches)
         self._decode, self._queue, self._inference = stages
         self._batch_size = batch_size
         self._images = images
         self._confidence = confidence
         self._predictions = predictions
-        self._depth = depth
+        self._idle = idle
         self._counts = counts
 
     def served(self, *, now: bool) -> None:
         """Say whether the version is served."""
         self._info.set(now)
         if not now:
-            self._depth.set_function(lambda: 0.0)  # what it was asks the model, and would keep its session in memory
+            self._idle()  # what told its depth asks the model, and would keep its session in memory
 
     def batch(self, size: int, seconds: float) -> None:
         """Record one batch that ran so many seconds and ends now."""
-        self.batches.add(_Batch(size, seconds, time.time()))
+        self.batches.add(Batch(size, seconds, time.time()))
 
     def fault(self) -> None:
         """Count a call that got values that are not finite."""
@@ -282,9 +358,9 @@ class VersionMetrics:
 
     def answer(self, *, decode: float, queue: float, inference: float, top: Sequence[tuple[int, float]]) -> None:
         """Record one answered call: seconds of its stages, and (index, probability) of each picture's best class."""
-        self.answers.add(_Answer(decode, queue, inference, top))
+        self.answers.add(Answer(decode, queue, inference, top))
 
-    def _fold_answers(self, answers: list[_Answer]) -> None:
+    def _fold_answers(self, answers: list[Answer]) -> None:
         counts = self._counts
         for histogram, counted, seconds in (
             (self._decode, counts.decode, [answer.decode for answer in answers]),
@@ -297,7 +373,7 @@ class VersionMetrics:
         for index, count in Tally(index for answer in answers for index, _ in answer.top).items():
             self._predictions[index].inc(count)
 
-    def _fold_batches(self, batches: list[_Batch]) -> None:
+    def _fold_batches(self, batches: list[Batch]) -> None:
         sizes = [batch.size for batch in batches]
         _observe_all(self._batch_size, sizes)
         self._images.inc(sum(sizes))
@@ -307,6 +383,8 @@ class VersionMetrics:
 
 def _observe_all(histogram: Histogram, values: Sequence[float]) -> None:
     """Do what `observe` does for every value, 0.1 us each; the library has no public way to add many at once."""
+    import numpy as np  # late, as the supervisor of workers needs none
+
     bounds = histogram._upper_bounds
     histogram._sum.inc(float(np.sum(values)))
     for bucket, count in enumerate(np.bincount(np.searchsorted(bounds, values), minlength=len(bounds)).tolist()):

@@ -2,14 +2,12 @@
 
 import ssl
 from functools import partial
-from pathlib import Path
 
 import grpc
 
-from service import certificates, logs, tokens
+from service import logs, tls, tokens
 from service.certificates import Certificates
 from service.config import Settings
-from service.errors import SetupError
 from service.tokens import Tokens
 from service.watched import Watch, Watched, warn_of_readers
 
@@ -26,7 +24,7 @@ class Security:
     """
 
     def __init__(self, settings: Settings, watch: Watch) -> None:
-        self._certificates = _certificates(settings)
+        self._certificates = tls.certificates(settings)
         self._tokens = _tokens(settings)
         for files in (self._certificates, self._tokens):
             if files is not None:
@@ -50,21 +48,6 @@ class Security:
     def context(self) -> ssl.SSLContext | None:
         """Return what Python's own TLS uses now; None without TLS."""
         return None if self._certificates is None else self._certificates.value.context
-
-
-def _certificates(settings: Settings) -> Watched[Certificates] | None:
-    certificate, key, client_ca = settings.tls_certificate, settings.tls_key, settings.tls_client_ca
-    if certificate is None and key is None:
-        if client_ca is not None:
-            raise SetupError(
-                "--tls-client-ca needs --tls-certificate and --tls-key: callers are asked for theirs in TLS"
-            )
-        return None
-    if certificate is None or key is None:
-        raise SetupError("--tls-certificate and --tls-key belong together; give both")
-    paths: list[Path] = [path for path in (certificate, key, client_ca) if path is not None]
-    warn_of_readers(key, "--tls-key")
-    return Watched("certificates", paths, partial(certificates.read, certificate, key, client_ca))
 
 
 def _tokens(settings: Settings) -> Watched[Tokens] | None:

@@ -8,9 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
-from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -19,8 +17,9 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 from service import cores, logs
 from service.budget import PixelBudget
 from service.config import Settings
+from service.counts import Counts
 from service.decoder import Decoder
-from service.errors import SetupError
+from service.errors import SetupError, UnknownModel
 from service.loading import load_model
 from service.metrics import Metrics
 from service.model import Options
@@ -31,9 +30,11 @@ from service.rpc.calls import Calls, Handler
 from service.rpc.deadlines import Deadlines
 from service.rpc.gate import Gate
 from service.rpc.infer import ModelStream
+from service.rpc.inference import Change
 from service.rpc.streams import Streams
 from service.security import Security
 from service.session import check_runtime
+from service.signals import StopSignals
 from service.watched import Watch
 
 BUNDLED = Path(__file__).parent / "bundled/models"
@@ -70,10 +71,11 @@ class _Health(health.HealthServicer):
 
 def open_repository(settings: Settings, metrics: Metrics, load: Load | None = None) -> Repository:
     """Return the model repository that the settings mean, the bundled one if they name none; nothing is loaded yet."""
+    threads = cores.each(settings.workers)
     options = Options(
         provider=settings.provider,
         provider_options=parse_options(settings.provider, settings.provider_options),
-        intra_op_threads=settings.intra_op_threads,
+        intra_op_threads=settings.intra_op_threads or threads,
         max_batch_size=settings.max_batch_size,
         queue_size=settings.queue_size,
         queue_delay_ms=settings.queue_delay_ms,
@@ -83,7 +85,7 @@ def open_repository(settings: Settings, metrics: Metrics, load: Load | None = No
         pin=cores.home(settings.pin),
         max_pixels=settings.max_pixels,
         budget=PixelBudget(settings.decode_pixels),
-        decoder=Decoder(cores.count(), cores.unpin),
+        decoder=Decoder(threads, cores.unpin),
     )
     return Repository(
         settings.repository or BUNDLED,
@@ -94,6 +96,19 @@ def open_repository(settings: Settings, metrics: Metrics, load: Load | None = No
     )
 
 
+class Colleagues(Protocol):
+    """The servers that share a port, as one of them sees them."""
+
+    def change(self, change: Change, model: str) -> None:
+        """Load new versions of a model, or unload it, in every server."""
+
+    def counts(self, versions: Sequence[tuple[str, int]]) -> list[Counts]:
+        """Return what was counted of each version by all of them together."""
+
+    def tell(self, *, ready: bool, models: Sequence[str]) -> None:
+        """Hear what this one serves, and whether that makes it READY."""
+
+
 class Server:
     """One server: gRPC on one port, metrics on another.
 
@@ -101,10 +116,19 @@ class Server:
         settings: see service.config.
         load: loads one version; a test passes a fake.
         metrics: what it counts into; its own if none are given.
+        colleagues: the other servers on its port; none if none are given.
     """
 
-    def __init__(self, settings: Settings, *, load: Load | None = None, metrics: Metrics | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        load: Load | None = None,
+        metrics: Metrics | None = None,
+        colleagues: "Colleagues | None" = None,
+    ) -> None:
         self._settings = settings
+        self._colleagues = colleagues
         self.metrics = metrics or Metrics(most_labels=settings.metrics_labels)
         self._watch = Watch()
         self._security = Security(settings, self._watch)
@@ -137,10 +161,10 @@ class Server:
         own = classifier.Classifier(self.repository)
         protocol = inference.Inference(
             self.repository,
-            self.metrics,
             self._settings,
             ready=lambda: self.ready() and not self._drained,
-            changed=self._report_health,
+            change=self._colleagues.change if self._colleagues else self.change,
+            counts=self._colleagues.counts if self._colleagues else self.counts,
         )
         return {
             classifier.SERVICE: {
@@ -154,32 +178,69 @@ class Server:
         }
 
     def start(self) -> None:
-        """Listen, load every model, and report what there is.
+        """Listen, load every model, and report what there is; for the only server on its port.
 
         Raises:
             SetupError: a port is taken, the repository cannot be read, or ONNX Runtime is missing.
         """
         started = time.monotonic()
-        wire.check()
-        runtime = check_runtime()
-        self.repository.scan()
+        runtime = self.open()
         self.metrics_port, self._stop_metrics = self.metrics.serve(
             self._settings.host, self._settings.metrics_port, self._security.context
         )
-        self.grpc_port = self._listen()
-        self._watch.start()
+        self.listen()
         self._report_health()
-        self.repository.load_all()
-        self._report_health()
-        ready = self.ready()
+        self.load()
         logs.info(
-            "ready" if ready else "not ready",
+            "ready" if self.ready() else "not ready",
             grpc_port=self.grpc_port,
             metrics_port=self.metrics_port,
-            models=sorted(name for name, served in self.repository.readiness().items() if served),
+            models=self.served(),
             runtime=runtime,
             seconds=round(time.monotonic() - started, 3),
         )
+
+    def open(self) -> str:
+        """Look what there is to serve; return the runtime that will.
+
+        Raises:
+            SetupError: the repository cannot be read, or ONNX Runtime is missing.
+        """
+        wire.check()
+        runtime = check_runtime()
+        self.repository.scan()
+        return runtime
+
+    def load(self, without: Sequence[str] = ()) -> None:
+        """Load every model, and tell by the health what came of it.
+
+        Args:
+            without: models that callers had unloaded.
+        """
+        self.repository.load_all()
+        for model in without:
+            with contextlib.suppress(UnknownModel):
+                self.repository.unload(model, 0.0)
+        self._report_health()
+
+    def served(self) -> list[str]:
+        """Return the models of which a version is served."""
+        return sorted(name for name, served in self.repository.readiness().items() if served)
+
+    def change(self, change: Change, model: str) -> None:
+        """Load new versions of a model, or unload it, here.
+
+        Raises:
+            UnknownModel, Unavailable: see Repository.
+        """
+        try:
+            (self.repository.load if change == "load" else self.repository.unload)(model, self._settings.grace)
+        finally:
+            self._report_health()
+
+    def counts(self, versions: Sequence[tuple[str, int]]) -> list[Counts]:
+        """Return what was counted of each version here."""
+        return [self.metrics.counts(*version) for version in versions]
 
     def ready(self) -> bool:
         """Return whether the whole server counts as ready, by `--ready` and `--allow-empty`."""
@@ -216,7 +277,12 @@ class Server:
             pool.shutdown(wait=False, cancel_futures=True)
         logs.info("stopped")
 
-    def _listen(self) -> int:
+    def listen(self) -> None:
+        """Take calls.
+
+        Raises:
+            SetupError: the port is taken.
+        """
         host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
         try:
             port = self._security.add_port(self._grpc, f"{host}:{self._settings.grpc_port}")
@@ -230,7 +296,8 @@ class Server:
             )
         with cores.pinned(self._pin):
             self._grpc.start()
-        return port
+        self._watch.start()
+        self.grpc_port = port
 
     def _most_calls(self) -> int:
         """Return how many calls there are when every queue is full and every instance runs its largest batch."""
@@ -248,35 +315,8 @@ class Server:
         for name, served in (readiness | gone).items():
             self._health.set(name, _SERVING if served else _NOT_SERVING)
         self._health.set(RESERVED, _SERVING)
-
-
-class StopSignals:
-    """Tells which signal asks the process to stop; once one came, the next ends the process at once.
-
-    A queue in C, because its `put` may interrupt its own `get`: an Event's lock is held for a moment before it waits,
-    and a handler that came just then waited for that lock for ever.
-
-    Args:
-        numbers: the signals.
-    """
-
-    def __init__(self, numbers: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGINT)) -> None:
-        self._numbers = numbers
-        self._received: SimpleQueue[int] = SimpleQueue()
-
-    def listen(self) -> None:
-        """Take the signals; only the main thread may."""
-        for number in self._numbers:
-            signal.signal(number, self._receive)
-
-    def wait(self) -> int:
-        """Return the first signal that came."""
-        return self._received.get()
-
-    def _receive(self, number: int, _: FrameType | None) -> None:
-        for each in self._numbers:
-            signal.signal(each, signal.SIG_DFL)
-        self._received.put(number)
+        if self._colleagues:
+            self._colleagues.tell(ready=self.ready(), models=self.served())
 
 
 def serve(settings: Settings) -> None:
@@ -289,10 +329,19 @@ def serve(settings: Settings) -> None:
     stop.listen()
     server = Server(settings)
     server.start()
-    # What is loaded by now stays, so the collector need not look at it: a full collection held all calls for 34 ms.
+    spare_collector()
+    server.drain(delay=drain_delay(settings, stop.wait()))
+
+
+def drain_delay(settings: Settings, number: int) -> float:
+    """Return how many seconds to go on serving after a signal."""
+    return settings.drain_delay if number == signal.SIGTERM else 0.0
+
+
+def spare_collector() -> None:
+    """Spare the collector what is loaded by now, since it stays: a full collection held all calls for 34 ms."""
     gc.collect()
     gc.freeze()
-    server.drain(delay=settings.drain_delay if stop.wait() == signal.SIGTERM else 0.0)
 
 
 def _channel_options(settings: Settings) -> list[tuple[str, int]]:
@@ -300,7 +349,8 @@ def _channel_options(settings: Settings) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", message_bytes),
         ("grpc.max_send_message_length", message_bytes),
-        ("grpc.so_reuseport", 0),  # a second server on the same port would take half of the calls without an error
+        # Alone: a second server on the same port would take half of the calls without an error.
+        ("grpc.so_reuseport", int(settings.workers > 1)),
     ]
 
 

@@ -35,8 +35,8 @@ class ServerProcess:
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=cwd)
         self.lines: list[dict[str, Any]] = []
         self._events: queue.Queue[dict[str, Any] | None] = queue.Queue()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
         ready = self.wait_for("ready")
         self.seconds_to_ready = time.monotonic() - self.started
         self.grpc_port, self.metrics_port = ready["grpc_port"], ready["metrics_port"]
@@ -50,7 +50,7 @@ class ServerProcess:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
-        self._reader.join(WAIT)
+        self.reader.join(WAIT)
         if self.process.stderr:
             self.process.stderr.close()
 

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 SERVER = [
-    ["service.errors", "service.logs", "service.providers"],
+    ["service.errors", "service.logs", "service.providers", "service.records", "service.signals"],
     [
         "service.budget",
         "service.certificates",
@@ -27,7 +27,7 @@ SERVER = [
         "service.tokens",
         "service.watched",
     ],
-    ["service.manifest", "service.scores"],
+    ["service.control", "service.manifest", "service.scores", "service.tls"],
     ["service.graph", "service.metrics", "service.tensors", "service.verdicts"],
     ["service.foreign", "service.normalise"],
     ["service.image", "service.batcher", "service.session.runtime", "service.session.plan", "service.session.progress"],
@@ -48,6 +48,7 @@ SERVER = [
     ["service.rpc.inference"],
     ["service.security"],
     ["service.server"],
+    ["service.supervisor", "service.worker"],
     ["service.load"],
     ["service.classify"],
     ["service.cli"],

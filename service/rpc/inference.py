@@ -1,17 +1,17 @@
 """inference.GRPCInferenceService: the Open Inference Protocol with Triton's extensions, on the models of Classify."""
 
 import importlib.metadata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from functools import partial
-from typing import NoReturn
+from typing import Literal, NoReturn, TypeAlias
 
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from service.config import Settings
+from service.counts import Counts
 from service.errors import InvalidInput, Unavailable, UnknownModel, Unsupported
-from service.metrics import Metrics
 from service.repository import Repository, State, is_name
 from service.rpc import described
 from service.rpc.calls import Call, Calls, Handler
@@ -22,6 +22,9 @@ from service.rpc.pb.inference import service_pb2 as pb
 DESCRIPTOR = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 SERVICE = DESCRIPTOR.full_name
 NAME = "saccade"
+
+Change: TypeAlias = Literal["load", "unload"]
+"""What a caller may ask of a model by its name."""
 
 _SHARED_MEMORY = "shared memory is not supported; send tensors in the message"
 _UNSERVED = {
@@ -45,26 +48,26 @@ class Inference:
 
     Args:
         repository: where the models are.
-        metrics: what was counted.
         settings: of the server.
         ready: whether the server counts as ready.
-        changed: told when a model was loaded or let go.
+        change: loads new versions of a model or unloads it, in every server of this port.
+        counts: returns what was counted of each (model, version), by every server of this port.
     """
 
     def __init__(
         self,
         repository: Repository,
-        metrics: Metrics,
         settings: Settings,
         *,
         ready: Callable[[], bool],
-        changed: Callable[[], None],
+        change: Callable[[Change, str], None],
+        counts: Callable[[Sequence[tuple[str, int]]], Sequence[Counts]],
     ) -> None:
         self._repository = repository
-        self._metrics = metrics
         self._settings = settings
         self._ready = ready
-        self._changed = changed
+        self._change = change
+        self._counts = counts
 
     def handlers(self, calls: Calls, control: Executor, changes: Executor) -> dict[str, Handler]:
         """Return the gRPC handler of each unary method by its name.
@@ -155,7 +158,9 @@ class Inference:
             )
             asked = [(name, version) for name in names for version in self._served(name)]
         return extensions_pb2.ModelStatisticsResponse(
-            model_stats=[described.statistics(*each, self._metrics.counts(*each)) for each in asked]
+            model_stats=[
+                described.statistics(*each, counts) for each, counts in zip(asked, self._counts(asked), strict=True)
+            ]
         )
 
     def repository_index(
@@ -173,10 +178,7 @@ class Inference:
         if request.parameters:
             names = ", ".join(sorted(request.parameters))[:80]
             raise InvalidInput("parameters", f"failed to load: got {names}, expected none; {_CONTENT}")
-        try:
-            self._repository.load(request.model_name, self._settings.grace)
-        finally:
-            self._changed()
+        self._change("load", request.model_name)
         return extensions_pb2.RepositoryModelLoadResponse()
 
     def repository_model_unload(
@@ -184,8 +186,7 @@ class Inference:
     ) -> extensions_pb2.RepositoryModelUnloadResponse:
         """Answer RepositoryModelUnload."""
         self._check_control("RepositoryModelUnload", request, call)
-        self._repository.unload(request.model_name, self._settings.grace)
-        self._changed()
+        self._change("unload", request.model_name)
         return extensions_pb2.RepositoryModelUnloadResponse()
 
     def _check_control(

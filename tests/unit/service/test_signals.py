@@ -1,4 +1,4 @@
-"""What the server does on a signal, at the worst moment for one."""
+"""What a process does on a signal, at the worst moment for one."""
 
 import signal
 import sys
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from service.server import StopSignals
+from service.signals import StopSignals
 
 NUMBER = signal.SIGUSR1
 

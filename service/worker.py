@@ -1,0 +1,201 @@
+"""One worker: a server that shares its port with others, under a supervisor. It listens when its models are loaded."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import count
+from multiprocessing.connection import Connection
+from typing import Any
+
+from service import logs, metrics
+from service.control import (
+    CHANGES,
+    Ask,
+    Failed,
+    Listen,
+    Listening,
+    Loaded,
+    Question,
+    Replies,
+    Reply,
+    Start,
+    Stop,
+)
+from service.counts import Counts, together
+from service.errors import SaccadeError, SetupError, Unavailable
+from service.rpc.inference import Change
+from service.server import Server, drain_delay, spare_collector
+from service.signals import StopSignals
+
+
+class Colleagues:
+    """The servers on the port of this one; all that they say goes through the supervisor.
+
+    Args:
+        pipe: to the supervisor.
+        worker: the number of this one.
+    """
+
+    def __init__(self, pipe: Connection, worker: int) -> None:
+        self._pipe = pipe
+        self._worker = worker
+        self._sending = threading.Lock()
+        self._numbers = count()
+        self._asked: dict[int, Future[dict[int, Reply]]] = {}
+
+    def change(self, change: Change, model: str) -> None:
+        """Load new versions of a model, or unload it, in every worker.
+
+        Raises:
+            UnknownModel, Unavailable: what went wrong here; else Unavailable: what went wrong elsewhere.
+        """
+        replies = self._ask(change, model)
+        own = replies.get(self._worker)
+        if own is not None and own.error is not None:
+            raise own.error
+        for worker, reply in replies.items():
+            if reply.error is not None:
+                raise Unavailable(f"worker {worker}: {reply.error}")
+
+    def counts(self, versions: Sequence[tuple[str, int]]) -> list[Counts]:
+        """Return what was counted of each version by all workers together."""
+        counted = [reply.value for reply in self._ask("counts", tuple(versions)).values() if reply.error is None]
+        return [together(parts) for parts in zip(*counted, strict=True)] or [Counts() for _ in versions]
+
+    def tell(self, *, ready: bool, models: Sequence[str]) -> None:
+        """Tell the supervisor what this one serves."""
+        self.send(Loaded(ready, tuple(models)))
+
+    def send(self, message: object) -> None:
+        """Send a message to the supervisor; if it is gone, the end of the pipe tells so elsewhere."""
+        with self._sending:
+            try:
+                self._pipe.send(message)
+            except OSError:
+                return
+
+    def answered(self, replies: Replies) -> None:
+        """Take what the supervisor answered."""
+        self._asked.pop(replies.number).set_result(replies.by_worker)
+
+    def gone(self) -> None:
+        """Take note that nobody will answer any more."""
+        for waiting in list(self._asked.values()):
+            waiting.set_exception(Unavailable("the supervisor of the workers is gone"))
+
+    def _ask(self, question: Question, about: Any) -> dict[int, Reply]:  # noqa: ANN401 - see Ask
+        number = next(self._numbers)
+        waiting: Future[dict[int, Reply]] = Future()
+        self._asked[number] = waiting
+        self.send(Ask(number, question, about))
+        return waiting.result()
+
+
+class Worker:
+    """Serves, and does what its supervisor says.
+
+    Args:
+        pipe: to the supervisor.
+        start: what to serve.
+        stop: asks it to end.
+    """
+
+    def __init__(self, pipe: Connection, start: Start, stop: StopSignals) -> None:
+        self._pipe = pipe
+        self._start = start
+        self._stop = stop
+        self._colleagues = Colleagues(pipe, start.worker)
+        self._metrics = metrics.Metrics(most_labels=start.settings.metrics_labels, shared=True)
+        self._server = Server(start.settings, metrics=self._metrics, colleagues=self._colleagues)
+        self._changes = ThreadPoolExecutor(1, thread_name_prefix="changes")  # in the order they came, Listen too
+
+    def run(self) -> None:
+        """Load, listen when told to, and drain in the end.
+
+        Raises:
+            SetupError: see `Server.open`.
+        """
+        self._server.open()
+        threading.Thread(target=self._hear, name="supervisor", daemon=True).start()
+        self._server.load(without=self._start.unloaded)
+        spare_collector()
+        self._server.drain(delay=drain_delay(self._start.settings, self._stop.wait()))
+        self._metrics.flush()
+
+    def _hear(self) -> None:
+        """Do what the supervisor says; when it is gone, drain as if it had said so."""
+        while True:
+            try:
+                message = self._pipe.recv()
+            except (EOFError, OSError):
+                if not self._server.grpc_port:
+                    os._exit(1)  # nobody has called yet
+                logs.warning("supervisor gone")
+                self._colleagues.gone()
+                self._stop.put(signal.SIGTERM)
+                return
+            match message:
+                case Listen():
+                    self._changes.submit(self._listen)
+                case Stop(number):
+                    self._stop.put(number)
+                case Replies():
+                    self._colleagues.answered(message)
+                case Ask(_, question, _) if question in CHANGES:
+                    self._changes.submit(self._reply, message)
+                case Ask():
+                    self._reply(message)
+
+    def _listen(self) -> None:
+        try:
+            self._server.listen()
+        except SetupError as error:
+            self._colleagues.send(Failed(str(error)))
+            self._stop.put(signal.SIGINT)
+        else:
+            self._colleagues.send(Listening())
+
+    def _reply(self, ask: Ask) -> None:
+        try:
+            value, error = self._answer(ask), None
+        except SaccadeError as raised:
+            value, error = None, raised
+        except Exception as raised:  # noqa: BLE001 - who asked must hear of it
+            logs.failure("change failed", raised, about=ask.about)
+            value, error = None, Unavailable("it failed; the log says why")
+        self._colleagues.send(Reply(ask.number, value, error))
+
+    def _answer(self, ask: Ask) -> object:
+        match ask.question:
+            case "load" | "unload":
+                self._server.change(ask.question, ask.about)
+            case "counts":
+                return self._server.counts(ask.about)
+            case "flush":
+                self._metrics.flush()
+        return None
+
+
+def main(pipe: int) -> None:
+    """Be a worker; the supervisor starts its process with this.
+
+    Args:
+        pipe: the descriptor of its end of the pipe.
+    """
+    stop = StopSignals([signal.SIGTERM])
+    stop.listen()
+    connection = Connection(pipe)
+    try:
+        start: Start = connection.recv()
+    except EOFError:
+        return
+    logs.setup(start.settings.log_format, worker=start.worker)
+    metrics.share(start.folder, start.worker)
+    try:
+        Worker(connection, start, stop).run()
+    except SetupError as error:
+        connection.send(Failed(str(error)))
+        sys.exit(1)
