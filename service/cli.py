@@ -7,14 +7,16 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
 from service.config import Settings, flag, load_settings, variable
-from service.connection import Connection
 from service.errors import SaccadeError, SetupError
 from service.options import with_connection
+
+if TYPE_CHECKING:
+    from service.connection import Connection
 
 app = typer.Typer(
     help="Image classification inference: self-describing ONNX models served over gRPC.",
@@ -113,7 +115,7 @@ def classify(
         ),
     ] = None,
     *,
-    connection: Connection,
+    connection: "Connection",
     local: Annotated[bool, typer.Option("--local", help="Run the model in this process; no server is asked.")] = False,
     repository: Annotated[Path | None, typer.Option(help="With --local: model repository, else the bundled.")] = None,
     model: Annotated[str, typer.Option(help="Model; the server's default if none is given.")] = "",
@@ -159,7 +161,7 @@ def classify(
 
 @app.command()
 @with_connection
-def models(*, connection: Connection, timeout: Timeout = 10.0, as_json: Json = False) -> None:
+def models(*, connection: "Connection", timeout: Timeout = 10.0, as_json: Json = False) -> None:
     """List the versions that a running server knows.
 
     Examples:

@@ -8,7 +8,6 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from service.connection import Connection
 from service.errors import SetupError
 
 Result = TypeVar("Result")
@@ -52,6 +51,8 @@ def with_connection(command: Callable[..., Result]) -> Callable[..., Result]:
 
     @wraps(command)
     def run(*arguments: object, **given: object) -> Result:
+        from service.connection import Connection  # with gRPC, which not every command needs
+
         fields = {name: given.pop(name) for name in _OPTIONS}
         addresses = tuple(str(fields.pop("address")).split(","))
         try:

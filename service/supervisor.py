@@ -128,9 +128,9 @@ class Supervisor:
             self._watch.add(self._certificates)
         self.stop = StopSignals(last=self._end_at_once)
         self.grpc_port = self.metrics_port = 0
-        self._metrics = metrics.Merged(
+        self.metrics = metrics.Merged(
             folder,
-            flush=self._flush,
+            flush=self.flush,
             processes=lambda: [worker.process.pid for worker in self._workers()],
             listening=lambda: len(self._listening()),
         )
@@ -141,35 +141,52 @@ class Supervisor:
         Raises:
             SetupError: a port is taken, or the first workers cannot serve.
         """
-        homes = cores.homes(self._settings.pin, self._settings.workers)
         with contextlib.ExitStack() as after:
-            for each in (self._wake_here, self._wake_there):
-                after.enter_context(each)
+            after.callback(self.close)
             holder = after.enter_context(hold(self._settings.host, self._settings.grpc_port))
-            self.grpc_port = holder.getsockname()[1]
-            self.metrics_port, stop_metrics = self._metrics.serve(
+            self.begin(holder.getsockname()[1])
+            self.metrics_port, stop_metrics = self.metrics.serve(
                 self._settings.host, self._settings.metrics_port, self._context
             )
             self._watch.start()
             after.callback(self._watch.stop)
             after.callback(stop_metrics)
-            share = {"grpc_port": self.grpc_port}
-            self._places = [_Place(self._settings.model_copy(update={**share, "pin": home})) for home in homes]
             before = signal.set_wakeup_fd(self._wake_there.fileno(), warn_on_full_buffer=False)
             after.callback(signal.set_wakeup_fd, before)
             self.stop.listen()
             while not self._stopping or self._workers():
-                self._step()
+                self.step()
+        return self.end()
+
+    def begin(self, grpc_port: int) -> None:
+        """Make a place for each worker.
+
+        Raises:
+            SetupError: `--pin` fits no several workers.
+        """
+        self.grpc_port = grpc_port
+        homes = cores.homes(self._settings.pin, self._settings.workers)
+        self._places = [
+            _Place(self._settings.model_copy(update={"grpc_port": grpc_port, "pin": home})) for home in homes
+        ]
+
+    def end(self) -> int:
+        """Return the exit code, when no worker is left; see `run`."""
         if self._failed:
             raise SetupError(self._failed)
         logs.info("stopped", killed=self._killed)
         return 1 if self._killed else 0
 
+    def close(self) -> None:
+        """Give back what it holds of the system, when nothing runs any more."""
+        self._wake_here.close()
+        self._wake_there.close()
+
     def _context(self) -> ssl.SSLContext | None:
         return None if self._certificates is None else self._certificates.value.context
 
-    def _step(self) -> None:
-        """Start what is due, and wait for what comes next."""
+    def step(self, most: float = float("inf")) -> None:
+        """Start what is due, wait for what comes next, for at most so many seconds, and see to it."""
         now = self._clock()
         if self._stopping and now >= self._stop_by:
             self._kill_all()
@@ -179,14 +196,19 @@ class Supervisor:
                 self._start(number, place)
                 due.remove(place)
         pipes = {worker.pipe: worker for worker in self._workers()}
-        until = min([place.start_at for place in due] + ([self._stop_by] if self._stopping else []), default=None)
-        for ready in wait([*pipes, self._wake_here], None if until is None else max(0.0, until - now)):
+        until = min([most, self._stop_by - now, *(place.start_at - now for place in due)])
+        for ready in wait([*pipes, self._wake_here], None if until == float("inf") else max(0.0, until)):
             if ready is self._wake_here:
-                self._wake()
+                self._woken()
             else:
                 self._hear(pipes[ready])  # type: ignore[index]
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Have the loop look what came; any thread may."""
+        with contextlib.suppress(BlockingIOError):
+            self._wake_there.send(b"\0")
+
+    def _woken(self) -> None:
         """See to what came from signals and from other threads."""
         with contextlib.suppress(BlockingIOError):
             self._wake_here.recv(4096)
@@ -249,7 +271,7 @@ class Supervisor:
         code = self._reap(worker)
         place = self._places[worker.number]
         place.worker = None
-        self._metrics.dead(worker.number)
+        self.metrics.dead(worker.number)
         for asked in list(self._rounds.values()):
             asked.waiting.discard(worker)
             self._close(asked)
@@ -263,7 +285,7 @@ class Supervisor:
         place.ended_young = place.ended_young + 1 if young else 0
         pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (place.ended_young - 1)) if young else 0.0
         place.start_at = now + pause
-        self._metrics.restarted()
+        self.metrics.restarted()
         logs.warning("worker ended", worker=worker.number, how=_how(code), replaced_in=pause)
         self._let_listen()
 
@@ -349,13 +371,12 @@ class Supervisor:
             if self._changes:
                 self._ask(self._changes[0])
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
         """Ask the workers to bring their metrics up to date; called by the threads that serve the metrics."""
         flushed: Future[dict[int, Reply]] = Future()
         asked = _Round("flush", None, flushed.set_result)
         self._inbox.append(partial(self._put, asked))
-        with contextlib.suppress(BlockingIOError):
-            self._wake_there.send(b"\0")
+        self.wake()
         with contextlib.suppress(NotYet):
             flushed.result(_FLUSH_SECONDS)
 

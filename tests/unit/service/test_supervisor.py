@@ -1,0 +1,328 @@
+"""The supervisor with workers that the test plays: who may listen, who is replaced and when, what ends it."""
+
+import os
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from multiprocessing.connection import Connection, Pipe
+from pathlib import Path
+
+import pytest
+
+from service.config import load_settings
+from service.control import Ask, Failed, Listen, Listening, Loaded, Replies, Reply, Start, Stop
+from service.errors import SetupError
+from service.supervisor import Supervisor, hold
+from tests.fakes import WAIT
+
+
+class FakeWorker:
+    """A worker's process, and the worker's end of the pipe, which the test holds."""
+
+    def __init__(self, start: Start, pid: int) -> None:
+        self.start = start
+        self.pid = pid
+        self.supervisors, self.pipe = Pipe()
+        self._code: int | None = None
+
+    def hear(self) -> object:
+        """Return the next message."""
+        assert self.pipe.poll(WAIT), "nothing was said"
+        return self.pipe.recv()
+
+    def hears_nothing(self) -> bool:
+        """Return whether nothing was said until now."""
+        return not self.pipe.poll()
+
+    def end(self, code: int) -> None:
+        """End as a process does."""
+        self._code = code
+        self.pipe.close()
+
+    def kill(self) -> None:
+        """Be killed."""
+        if self._code is None:
+            self.end(-signal.SIGKILL)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Return the exit code."""
+        if self._code is None:
+            raise subprocess.TimeoutExpired("worker", timeout or 0.0)
+        return self._code
+
+
+class Played:
+    """A supervisor whose loop the test turns, with a clock that the test sets."""
+
+    def __init__(self, folder: Path, **settings: object) -> None:
+        self.now = 0.0
+        self.started: list[FakeWorker] = []
+        given = load_settings(**{"workers": 2, "pin": "off", "grace": 1.0, "drain_delay": 2.0, **settings})
+        self.supervisor = Supervisor(given, folder, spawn=self._spawn, clock=lambda: self.now)
+        self.supervisor.begin(8001)
+        self.turn()
+
+    def turn(self) -> None:
+        """Let the supervisor see to all there is."""
+        for _ in range(2 * len(self.started) + 2):
+            self.supervisor.step(0)
+
+    def listening(self, worker: FakeWorker, *, ready: bool = True) -> FakeWorker:
+        """Bring a worker to listen."""
+        worker.pipe.send(Loaded(ready, ("linear",)))
+        self.turn()
+        assert isinstance(worker.hear(), Listen)
+        worker.pipe.send(Listening())
+        self.turn()
+        return worker
+
+    def ended(self, worker: FakeWorker, code: int = -signal.SIGKILL) -> None:
+        """Let a worker end."""
+        worker.end(code)
+        self.turn()
+
+    def _spawn(self, start: Start) -> tuple[FakeWorker, Connection]:
+        self.started.append(FakeWorker(start, pid=os.getpid()))
+        return self.started[-1], self.started[-1].supervisors
+
+
+@pytest.fixture
+def played(tmp_path: Path) -> Iterator[Played]:
+    """Return a supervisor of two workers that were started."""
+    played = Played(tmp_path)
+    yield played
+    played.supervisor.close()
+
+
+@pytest.fixture
+def serving(played: Played) -> Played:
+    """Return a supervisor of two workers that listen for a minute."""
+    for worker in played.started:
+        played.listening(worker)
+    played.now = 60.0
+    return played
+
+
+def value(played: Played, name: str) -> float | None:
+    """Return what the merged metrics say."""
+    return played.supervisor.metrics.registry.get_sample_value(name)
+
+
+def test_each_has_its_share(played: Played) -> None:
+    """Each worker is told its number, the port that is held, and the core that is its own."""
+    assert [worker.start.worker for worker in played.started] == [0, 1]
+    assert {worker.start.settings.grpc_port for worker in played.started} == {8001}
+
+
+def test_listens_when_loaded(played: Played) -> None:
+    """A worker is told to listen when it has loaded its models, and not before."""
+    first, second = played.started
+    assert first.hears_nothing()
+    played.listening(first)
+    assert second.hears_nothing()
+
+
+def test_unready_waits_while_another_is_ready(played: Played) -> None:
+    """A worker that is not READY takes no calls while one that is does; it does when it becomes so."""
+    first, second = played.started
+    played.listening(first)
+    second.pipe.send(Loaded(ready=False, models=()))
+    played.turn()
+    assert second.hears_nothing()
+    second.pipe.send(Loaded(ready=True, models=("linear",)))
+    played.turn()
+    assert isinstance(second.hear(), Listen)
+
+
+def test_unready_are_better_than_none(played: Played) -> None:
+    """Where nobody is READY all listen, so that callers hear by health and ListModels what is the matter."""
+    for worker in played.started:
+        played.listening(worker, ready=False)
+
+
+def test_replaced_at_once(serving: Played) -> None:
+    """A worker that served for a while and is killed is replaced at once, in its own place."""
+    serving.ended(serving.started[1])
+    assert [worker.start.worker for worker in serving.started] == [0, 1, 1]
+    assert value(serving, "saccade_worker_restarts_total") == 1
+    assert value(serving, "saccade_workers") == 1
+
+
+def test_back_off(serving: Played) -> None:
+    """A place whose workers end before they serve is left alone for longer and longer, up to 30 s, until one serves."""
+    serving.ended(serving.started[0])
+    for pause in (0.5, 1, 2, 4, 8, 16, 30, 30):
+        before = len(serving.started)
+        serving.ended(serving.started[-1])
+        serving.now += pause - 0.01
+        serving.turn()
+        assert len(serving.started) == before
+        serving.now += 0.02
+        serving.turn()
+        assert len(serving.started) == before + 1
+    serving.listening(serving.started[-1])
+    serving.now += 60
+    serving.ended(serving.started[-1])
+    assert len(serving.started) == before + 2
+
+
+def test_the_last_ready_one_ends(serving: Played) -> None:
+    """When the READY ones are gone, one that waits because it is not READY may listen."""
+    first, second = serving.started
+    serving.ended(second)
+    third = serving.started[2]
+    third.pipe.send(Loaded(ready=False, models=()))
+    serving.turn()
+    assert third.hears_nothing()
+    serving.ended(first)
+    assert isinstance(third.hear(), Listen)
+
+
+@pytest.mark.parametrize("how", ["failed", "ended"])
+def test_first_worker_cannot_serve(played: Played, how: str) -> None:
+    """What keeps a worker from serving before any has served ends the supervisor, with the reason."""
+    first, second = played.started
+    if how == "failed":
+        first.pipe.send(Failed("--repository nowhere does not exist"))
+        played.turn()
+    else:
+        played.ended(first)
+    assert second.wait() == -signal.SIGKILL
+    played.turn()
+    with pytest.raises(
+        SetupError, match="does not exist" if how == "failed" else "ended while it loaded .* by SIGKILL"
+    ):
+        played.supervisor.end()
+
+
+@pytest.mark.parametrize(("number", "delay"), [(signal.SIGTERM, 2.0), (signal.SIGINT, 0.0)])
+def test_drains_all(serving: Played, number: int, delay: float) -> None:
+    """A signal is passed on to those that listen; when all have ended, the exit code is 0."""
+    serving.ended(serving.started[1])
+    serving.supervisor.stop.put(number)
+    serving.supervisor.wake()
+    serving.turn()
+    assert serving.started[0].hear() == Stop(number)
+    assert serving.started[2].wait() == -signal.SIGKILL, "it had no calls yet"
+    serving.ended(serving.started[0], 0)
+    assert serving.supervisor.end() == 0
+    assert len(serving.started) == 3, "nobody is replaced any more"
+
+
+def test_kills_who_does_not_end(serving: Played) -> None:
+    """A worker that does not end within delay, grace and a margin is killed, and the exit code says so."""
+    serving.supervisor.stop.put(signal.SIGTERM)
+    serving.supervisor.wake()
+    serving.turn()
+    serving.ended(serving.started[0], 0)
+    serving.now += 2.0 + 3 * 1.0 + 5.1
+    serving.turn()
+    assert serving.started[1].wait() == -signal.SIGKILL
+    assert serving.supervisor.end() == 1
+
+
+def test_a_change_reaches_all_and_is_remembered(serving: Played) -> None:
+    """A change is put to every worker; who asked hears when all are done; a later worker is told what was unloaded."""
+    first, second = serving.started
+    first.pipe.send(Ask(7, "unload", "linear"))
+    serving.turn()
+    asked = [worker.hear() for worker in (first, second)]
+    first.pipe.send(Reply(asked[0].number))  # type: ignore[attr-defined]
+    serving.turn()
+    assert first.hears_nothing()
+    second.pipe.send(Reply(asked[1].number))  # type: ignore[attr-defined]
+    serving.turn()
+    replies = first.hear()
+    assert isinstance(replies, Replies)
+    assert (replies.number, set(replies.by_worker)) == (7, {0, 1})
+    serving.ended(second)
+    assert serving.started[2].start.unloaded == ("linear",)
+
+
+def test_changes_take_turns(serving: Played) -> None:
+    """Two changes at once are carried out in the same order everywhere, and one whose worker dies ends too."""
+    first, second = serving.started
+    first.pipe.send(Ask(1, "unload", "linear"))
+    serving.turn()
+    second.pipe.send(Ask(1, "load", "linear"))
+    serving.turn()
+    one, _ = first.hear(), second.hear()
+    assert isinstance(one, Ask)
+    assert first.hears_nothing()
+    first.pipe.send(Reply(one.number))
+    serving.turn()
+    serving.ended(second)
+    assert isinstance(first.hear(), Replies)
+    two = first.hear()
+    assert isinstance(two, Ask)
+    assert two.question == "load"
+
+
+def test_a_scrape_does_not_wait_twice_for_who_hangs(serving: Played) -> None:
+    """A worker that does not answer is asked to flush once; scrapes go on without it."""
+    first, second = serving.started
+    for _ in range(2):
+        scrape = threading.Thread(target=serving.supervisor.flush)
+        scrape.start()
+        while first.hears_nothing():
+            serving.supervisor.step(0.01)
+        asked = first.hear()
+        assert isinstance(asked, Ask)
+        first.pipe.send(Reply(asked.number))
+        while scrape.is_alive():
+            serving.supervisor.step(0.01)
+        scrape.join()
+    assert isinstance(second.hear(), Ask)
+    assert second.hears_nothing()
+
+
+@pytest.fixture(params=[[], [socket.SO_REUSEADDR], [socket.SO_REUSEADDR, socket.SO_REUSEPORT]])
+def other(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Return a port on which another program listens, which would share it in some cases."""
+    with socket.socket() as other:
+        for flag in request.param:
+            other.setsockopt(socket.SOL_SOCKET, flag, 1)
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        yield other.getsockname()[1]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_hold_taken(other: int, host: str) -> None:
+    """A port on which anybody listens cannot be held, even if both would share it."""
+    with pytest.raises(SetupError, match=f"--grpc-port {other} on {host} cannot be had: Address already in use"):
+        hold(host, other)
+
+
+@pytest.mark.parametrize("flags", [[], [socket.SO_REUSEADDR]])
+def test_hold_keeps_others_out(flags: list[int]) -> None:
+    """A port that is held cannot be listened on by a program that does not share it, and no other can hold it."""
+    with hold("127.0.0.1", 0) as held, socket.socket() as other:
+        for flag in flags:
+            other.setsockopt(socket.SOL_SOCKET, flag, 1)
+        with pytest.raises(OSError, match="already in use"):
+            other.bind(held.getsockname())
+            other.listen()
+        with pytest.raises(SetupError, match="cannot be had"):
+            hold("127.0.0.1", held.getsockname()[1])
+
+
+def test_hold_refuses_calls() -> None:
+    """A port that is held refuses calls until a worker listens; it goes on to be held when the worker is gone."""
+    with hold("127.0.0.1", 0) as held:
+        for _ in range(2):
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(held.getsockname())
+            with socket.socket() as worker:
+                worker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                worker.bind(held.getsockname())
+                worker.listen()
+                socket.create_connection(held.getsockname()).close()
+
+
+def test_hold_no_such_address() -> None:
+    """An address that is none of this machine's is a SetupError that names it."""
+    with pytest.raises(SetupError, match=r"--grpc-port 8001 on 192\.0\.2\.1 cannot be had: Cannot assign"):
+        hold("192.0.2.1", 8001)
