@@ -84,3 +84,33 @@ def test_whole_for_a_while() -> None:
         with cores.whole():
             assert os.sched_getaffinity(0) == mask
         assert os.sched_getaffinity(0) == {min(mask)}
+
+
+@pytest.mark.parametrize(
+    ("workers", "mask", "pins"),
+    [
+        (2, {0, 1}, ["0", "1"]),
+        (2, {0, 1, 2, 3, 4, 5, 6, 7}, ["0", "4"]),
+        (3, {2, 5}, ["2", "2", "5"]),
+        (2, {3}, ["3", "3"]),
+    ],
+)
+def test_homes(workers: int, mask: set[int], pins: list[str], tmp_path: Path) -> None:
+    """Workers are spread over the cores, from that on which one server would be."""
+    found = cores.homes("auto", workers, frozenset(mask), tmp_path)
+    first = sorted(mask).index(int(found[0]))
+    turned = sorted(mask)[first:] + sorted(mask)[:first]
+    assert [turned.index(int(pin)) for pin in found] == [sorted(mask).index(int(pin)) for pin in pins]
+
+
+def test_homes_off(tmp_path: Path) -> None:
+    """With `off`, and where a quota allows less than the mask holds, no worker is pinned."""
+    assert cores.homes("off", 2, frozenset({0, 1}), tmp_path) == ["off", "off"]
+    (tmp_path / "cpu.max").write_text("100000 100000")
+    assert cores.homes("auto", 2, frozenset({0, 1}), tmp_path) == ["off", "off"]
+
+
+def test_homes_one_core() -> None:
+    """One core for several workers is an error that says what to do."""
+    with pytest.raises(SetupError, match="--pin 0 is one core, and there are 2 workers; use auto or off"):
+        cores.homes("0", 2)

@@ -1,6 +1,6 @@
 import pytest
 
-from service.counts import Counts, Duration
+from service.counts import Counts, Duration, together
 from service.metrics import Metrics
 from service.model import Facts
 
@@ -77,3 +77,19 @@ def test_gone() -> None:
     assert metrics.registry.get_sample_value("saccade_queue_depth", depth) == 5
     version.served(now=False)
     assert metrics.registry.get_sample_value("saccade_queue_depth", depth) == 0
+
+
+def test_together() -> None:
+    """What several processes counted of a version is added up; the last batch is the last of all."""
+    first, second = Counts(), Counts()
+    first.success.add([1.0, 2.0])
+    second.success.add([4.0])
+    second.fail.add([0.5])
+    first.batch(2, 0.1, ended=5.0)
+    second.batch(2, 0.2, ended=4.0)
+    second.batch(8, 0.4, ended=3.0)
+    whole = together([first, second])
+    assert (whole.success, whole.fail) == (Duration(3, 7.0), Duration(1, 0.5))
+    assert {size: runs.count for size, runs in whole.batches.items()} == {2: 2, 8: 1}
+    assert whole.last_batch == 5.0
+    assert together([]) == Counts()
