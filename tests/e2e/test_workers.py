@@ -21,6 +21,7 @@ from tests.triton import TritonClient
 CLIENTS = 8
 """Each has a connection of its own: that all of them meet the same one of two workers happens once in 128 times."""
 MASK = os.sched_getaffinity(0)
+FREE = ("--host", "127.0.0.1", "--grpc-port", "0", "--metrics-port", "0")
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +133,7 @@ def test_taken_port(server: ServerProcess, repository: Path) -> None:
 
 def test_first_worker_cannot_serve(tmp_path: Path) -> None:
     """What keeps the workers from serving is said once, and ends the command with 1."""
-    done = run("serve", "--workers", "2", "--repository", str(tmp_path / "nowhere"), "--grpc-port", "0")
+    done = run("serve", "--workers", "2", "--repository", str(tmp_path / "nowhere"), *FREE)
     assert done.returncode == 1
     assert len([line for line in done.stderr.splitlines() if line.startswith("saccade: --repository")]) == 1
     assert "Traceback" not in done.stderr
