@@ -24,6 +24,7 @@ slow: $(VENV)/.dev  ## export and serve every architecture, the large ones too
 bench: $(VENV)/.dev  ## what a call costs the server, against its ceiling in the same run
 	$(BIN)/python -m tests.benchmarks.bench
 	$(BIN)/python -m tests.benchmarks.heavy
+	$(BIN)/python -m tests.benchmarks.providers
 	$(BIN)/python -m tests.benchmarks.overload
 
 check: $(VENV)/.dev  ## format, lint, types, generated code (the layers are a test)

@@ -1,0 +1,172 @@
+"""Every provider at hand on the same files: a ResNet-50 with random weights, and the bundled LeNet-5.
+
+For each provider, and each precision that it can be told: images a second served and of the bare session in the same
+run, p50 and p99, how often it agrees with the cpu provider on the best class, and how much faster than the cpu provider
+it serves. What a machine cannot run has a row too, with the reason. ONNX Runtime's distributions exclude each other, so
+run it in each one's environment; where there is no torch, give it a folder that another run wrote.
+
+python -m tests.benchmarks.providers [--models FOLDER] [--seconds 6] [--rounds 3] [--callers 8] [--images 4]
+"""
+
+import argparse
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+from rich.table import Table
+
+from service.errors import SaccadeError
+from service.load.outcome import Outcome
+from service.load.plan import Load
+from service.load.processes import run
+from service.providers import Provider, parse_options
+from service.rpc.pb.saccade.v1 import classifier_pb2 as pb
+from service.server import BUNDLED
+from service.session import Session, candidates, check_runtime
+from tests.processes import ServerProcess
+
+CLASSIFY = "/saccade.v1.ImageClassifier/Classify"
+OPTIONS: dict[Provider, Sequence[str]] = {
+    "cpu": ("",),
+    "openvino": ("precision=fp32", "precision=bf16"),
+    "cuda": ("tf32=false", "tf32=true"),
+    "tensorrt": ("precision=tf32", "precision=fp16"),
+}
+COMPARED = 64
+"""Pictures on which the best class is compared with the cpu provider's."""
+
+
+class Row(NamedTuple):
+    """One provider with options on one model."""
+
+    provider: Provider
+    options: str
+    device: str
+    precision: str
+    served: Sequence[Outcome]
+    images: int
+    bare: float
+    agreement: float
+    reason: str = ""
+
+    @property
+    def rate(self) -> float:
+        """Images a second."""
+        return self.images * statistics.median(outcome.rate for outcome in self.served) if self.served else 0.0
+
+
+def models(folder: Path) -> None:
+    """Write the files that are compared: needs the extra `train`."""
+    from tests.benchmarks.heavy import write
+
+    write("resnet50", folder)
+    shutil.copytree(BUNDLED / "lenet5-mnist", folder / "lenet5-mnist")
+
+
+def noise(shape: Sequence[int], count: int) -> npt.NDArray[np.uint8]:
+    """Return pictures of coloured blocks: of even noise all would be alike to a network."""
+    height, width, channels = shape
+    random = np.random.default_rng(5)
+    blocks = random.integers(0, 256, (count, 7, 7, channels), dtype=np.uint8)
+    rows, columns = (np.arange(side) * 7 // side for side in (height, width))
+    return blocks[:, rows][:, :, columns]
+
+
+def bare(session: Session, batch: npt.NDArray[Any], seconds: float) -> float:
+    """Return the images a second of the bare session."""
+    session.run(batch)
+    started, count = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds:
+        session.run(batch)
+        count += len(batch)
+    return count / (time.perf_counter() - started)
+
+
+def measure(path: Path, provider: Provider, options: str, given: argparse.Namespace, best: dict[str, Any]) -> Row:
+    """Measure one provider on one model."""
+    name, images = path.parents[1].name, given.images
+    try:
+        session = Session(
+            path,
+            provider,
+            intra_op_threads=0,
+            max_batch_size=given.images * given.callers if provider in {"cuda", "tensorrt"} else 8,
+            options=parse_options(provider, options).get(provider),
+        )
+        pictures = noise(session.input_shape, COMPARED)
+        classes = np.concatenate([session.run(pictures[first : first + 8]) for first in range(0, COMPARED, 8)])
+    except SaccadeError as error:
+        return Row(provider, options, "", "", [], images, 0.0, 0.0, str(error))
+    session.take_over()
+    agreement = float((classes.argmax(axis=1) == best.setdefault(name, classes.argmax(axis=1))).mean())
+    height, width, channels = session.input_shape
+    pixels = [
+        pb.Image(pixels=pb.Pixels(height=height, width=width, channels=channels, data=p.tobytes())) for p in pictures
+    ]
+    request = pb.ClassifyRequest(model=name, images=pixels[:images]).SerializeToString()
+    flags = ["--provider", provider, "--max-batch-size", str(session.buckets[-1]), "--allow-unverified"]
+    flags += ["--provider-options", options] if options else []
+    served, bares = [], []
+    with ServerProcess(path.parents[2], *flags, "--ready", "any") as server:
+        for _ in range(given.rounds):
+            bares += [bare(session, pictures[: session.buckets[-1]], given.seconds / 3)]
+            served += [run(Load(server.address, CLASSIFY, request, given.callers, given.seconds, 1.0))]
+    about = session.about
+    return Row(provider, options, about.device, about.floats, served, images, statistics.median(bares), agreement)
+
+
+def rows(path: Path, given: argparse.Namespace) -> Iterator[Row]:
+    """Measure every provider at hand, the cpu provider first."""
+    best: dict[str, Any] = {}
+    for provider in reversed(candidates("auto")):
+        for options in OPTIONS[provider]:
+            yield measure(path, provider, options, given, best)
+
+
+def main() -> None:
+    """Print a table a model."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", type=Path, help="repository with resnet50 and lenet5-mnist; written if it is new")
+    parser.add_argument("--seconds", type=float, default=6.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--callers", type=int, default=8)
+    parser.add_argument("--images", type=int, default=4, help="a call")
+    given = parser.parse_args()
+    console = Console(width=130)
+    with tempfile.TemporaryDirectory() as folder:
+        root = given.models or Path(folder) / "models"
+        if not root.is_dir():
+            models(root)
+        for path in sorted(root.glob("*/1/model.onnx")):
+            title = f"{path.parents[1].name}, {check_runtime()}"
+            table = Table(
+                "provider", "computes", "images/s", "bare", "ratio", "p50 ms", "p99 ms", "agrees", "x cpu", title=title
+            )
+            base = 0.0
+            for row in rows(path, given):
+                base = base or row.rate
+                if row.reason:
+                    table.add_row(f"{row.provider} {row.options}", f"refused: {row.reason}")
+                    continue
+                table.add_row(
+                    f"{row.provider} {row.options}",
+                    f"{row.precision} on {row.device}",
+                    f"{row.rate:.1f}",
+                    f"{row.bare:.1f}",
+                    f"{row.rate / row.bare:.2f}",
+                    *(f"{statistics.median(outcome.milliseconds(p) for outcome in row.served):.1f}" for p in (50, 99)),
+                    f"{row.agreement:.1%}",
+                    f"{row.rate / base:.2f}",
+                )
+            console.print(table)
+
+
+if __name__ == "__main__":
+    main()
