@@ -17,6 +17,7 @@ from service.errors import SetupError
 _HAS_MASKS = hasattr(os, "sched_setaffinity")
 _MASK: frozenset[int] = frozenset(os.sched_getaffinity(0)) if _HAS_MASKS else frozenset(range(os.cpu_count() or 1))
 _CGROUP = Path("/sys/fs/cgroup")
+_OWN = Path("/proc/self/cgroup")
 
 
 def count(mask: frozenset[int] = _MASK, cgroup: Path = _CGROUP) -> int:
@@ -29,17 +30,26 @@ def each(workers: int) -> int:
     return max(1, count() // workers)
 
 
-def quota(cgroup: Path = _CGROUP) -> float:
-    """Return how many cores' worth of time the cgroup may take (v2, then v1); infinity where nothing limits it."""
-    try:
-        words = (cgroup / "cpu.max").read_text().split()
-    except OSError:
-        words = [_word(cgroup / "cpu/cpu.cfs_quota_us"), _word(cgroup / "cpu/cpu.cfs_period_us")]
-    try:
-        limit, period = int(words[0]), int(words[1])
-    except (ValueError, IndexError):
-        return inf  # "max", or no such files
-    return limit / period if limit > 0 and period > 0 else inf
+def quota(cgroup: Path = _CGROUP, own: Path = _OWN) -> float:
+    """Return how many cores' worth of time this process may take: the least of its cgroup and those above it.
+
+    Args:
+        cgroup: where cgroups are mounted, of version 2 or 1 (`cpu/`).
+        own: says which are this process's: a container sees its own as the root, a service of systemd does not.
+    """
+    found = {_limit(cgroup, "cpu.max"), _limit(cgroup / "cpu")}
+    for line in _word(own).splitlines():
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if number != "0" and "cpu" not in controllers.split(","):
+            continue
+        root = cgroup if number == "0" else cgroup / "cpu"
+        group = root / path.lstrip("/")
+        for folder in [group, *group.parents]:
+            if folder == root or not folder.is_relative_to(root):
+                break
+            found.add(_limit(folder, "cpu.max") if number == "0" else _limit(folder))
+    return min(found)
 
 
 def home(choice: str, mask: frozenset[int] = _MASK, cgroup: Path = _CGROUP) -> int | None:
@@ -118,6 +128,19 @@ def whole() -> Iterator[None]:
     finally:
         if before:
             os.sched_setaffinity(0, before)
+
+
+def _limit(folder: Path, file: str = "") -> float:
+    """Return a cgroup's cores by its file of version 2, or those of version 1; infinity where nothing limits it."""
+    if file:
+        words = _word(folder / file).split()
+    else:
+        words = [_word(folder / "cpu.cfs_quota_us"), _word(folder / "cpu.cfs_period_us")]
+    try:
+        limit, period = int(words[0]), int(words[1])
+    except (ValueError, IndexError):
+        return inf  # "max", or no such files
+    return limit / period if limit > 0 and period > 0 else inf
 
 
 def _word(path: Path) -> str:

@@ -39,6 +39,30 @@ def test_quota(tmp_path: Path, files: dict[str, str], quota: float, count: int) 
     assert (cores.quota(folder), cores.count(FOUR, folder)) == (quota, count)
 
 
+@pytest.mark.parametrize(
+    ("own", "files", "quota"),
+    [
+        ("0::/a.slice/b.service", {"a.slice/b.service/cpu.max": "150000 100000"}, 1.5),
+        ("0::/a.slice/b.service", {"a.slice/cpu.max": "50000 100000", "a.slice/b.service/cpu.max": "max 100000"}, 0.5),
+        ("0::/", {"a.slice/cpu.max": "50000 100000"}, inf),
+        (
+            "7:memory:/x\n4:cpu,cpuacct:/x",
+            {"cpu/x/cpu.cfs_quota_us": "250000", "cpu/x/cpu.cfs_period_us": "100000"},
+            2.5,
+        ),
+        ("4:cpuset:/x", {"cpu/x/cpu.cfs_quota_us": "250000", "cpu/x/cpu.cfs_period_us": "100000"}, inf),
+        ("0::/../../outside", {}, inf),
+    ],
+)
+def test_quota_of_a_service(tmp_path: Path, own: str, files: dict[str, str], quota: float) -> None:
+    """The limit may stand on the process's own cgroup, as for a service of systemd, or on any above it."""
+    for name, text in files.items():
+        (tmp_path / "fs" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "fs" / name).write_text(text + "\n")
+    (tmp_path / "own").write_text(own + "\n")
+    assert cores.quota(tmp_path / "fs", tmp_path / "own") == quota
+
+
 def test_auto_is_a_core_of_the_mask(tmp_path: Path) -> None:
     """`auto` means a core of the mask, chosen by the process's id."""
     assert cores.home("auto", FOUR, tmp_path) == sorted(FOUR)[os.getpid() % 4]
