@@ -5,6 +5,7 @@
     ├── UnknownModel             no such model or version here; names those there are
     ├── Overloaded               refused before any work: queue or pool full, or the deadline out of reach
     ├── Unavailable              starting, draining or not ready: another server may answer
+    ├── NotAllowed               no or bad credentials
     ├── Unsupported              a part of a protocol that is not served; the text says what to use instead
     ├── DeadlineExceeded         the caller's deadline passed
     ├── Cancelled                the caller left
@@ -61,6 +62,10 @@ class Overloaded(SaccadeError):
 
 class Unavailable(SaccadeError):
     """Nobody here answers now: starting, draining or not ready."""
+
+
+class NotAllowed(SaccadeError):
+    """The token or certificate is missing, unknown, or not for what was asked."""
 
 
 class Unsupported(SaccadeError):

@@ -63,6 +63,8 @@ CLIENT = [
     ["service.client.stream_synchronous", "service.client.stream_asynchronous"],
     ["service.client.synchronous", "service.client.asynchronous"],
     ["service.client", "service.options"],
+    ["service.public"],
+    ["service.saccade"],
     ["service.load.plan", "service.load.outcome", "service.load.framing"],
     ["service.load.sender"],
     ["service.load.wires"],

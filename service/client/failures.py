@@ -1,6 +1,6 @@
 """A failed call to the service's own exception."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import grpc
@@ -10,6 +10,7 @@ from ..errors import (
     DeadlineExceeded,
     InferenceFailed,
     InvalidInput,
+    NotAllowed,
     Overloaded,
     SaccadeError,
     Unavailable,
@@ -23,6 +24,8 @@ _ERRORS: dict[int, type[SaccadeError]] = {
     code_pb2.CANCELLED: Unavailable,  # this side asked for none: a server that stops answers so in a race
     code_pb2.DEADLINE_EXCEEDED: DeadlineExceeded,
     code_pb2.UNIMPLEMENTED: Unsupported,
+    code_pb2.UNAUTHENTICATED: NotAllowed,
+    code_pb2.PERMISSION_DENIED: NotAllowed,
     code_pb2.INTERNAL: InferenceFailed,
 }
 _PUSHBACK = "grpc-retry-pushback-ms"
@@ -67,8 +70,4 @@ def of_status(status: status_pb2.Status, address: str, retry_after: float | None
         return Overloaded(status.message, reason="queue_full", retry_after=retry_after or 0.0, in_time=again)
     if status.code in _ERRORS:
         return _ERRORS[status.code](f"{address}: {status.message}")
-    return _other(code_pb2.Code.Name, status, address)
-
-
-def _other(name: Callable[[Any], str], status: status_pb2.Status, address: str) -> SaccadeError:
-    return SaccadeError(f"{address}: {name(status.code)}: {status.message}")
+    return SaccadeError(f"{address}: {code_pb2.Code.Name(status.code)}: {status.message}")

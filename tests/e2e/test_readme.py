@@ -1,5 +1,6 @@
 """The README does what it says."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -37,7 +38,7 @@ def test_make_commands(command: str) -> None:
 
 
 @pytest.mark.timeout(400)
-def test_commands_work_as_written(demo: Demo) -> None:
+def test_commands_work_as_written(demo: Demo, wheel: Path) -> None:
     """After the demo the README's commands work one after the other, and so does its Python."""
     address = ""
     with ExitStack() as servers:
@@ -64,6 +65,7 @@ def test_commands_work_as_written(demo: Demo) -> None:
             done = subprocess.run(
                 [sys.executable, "-c", code_here],
                 cwd=demo.folder,
+                env={**os.environ, "PYTHONPATH": str(wheel)},
                 capture_output=True,
                 text=True,
                 check=False,
