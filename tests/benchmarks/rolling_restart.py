@@ -31,7 +31,7 @@ def without_retries(channels: Sequence[grpc.Channel]) -> Callable[[], object]:
         try:
             return methods[next(turn) % len(methods)](raw, timeout=10.0)
         except grpc.RpcError as error:
-            raise RuntimeError(error.code().name) from None  # type: ignore[attr-defined]
+            raise RuntimeError(error.code().name) from None
 
     return call
 
