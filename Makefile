@@ -26,6 +26,7 @@ bench: $(VENV)/.dev  ## what a call costs the server, against its ceiling in the
 	$(BIN)/python -m tests.benchmarks.heavy
 	$(BIN)/python -m tests.benchmarks.providers
 	$(BIN)/python -m tests.benchmarks.overload
+	$(BIN)/python -m tests.benchmarks.precision
 
 check: $(VENV)/.dev  ## format, lint, types, generated code (the layers are a test)
 	$(BIN)/ruff format --check .
