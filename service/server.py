@@ -349,6 +349,8 @@ def _channel_options(settings: Settings) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", message_bytes),
         ("grpc.max_send_message_length", message_bytes),
+        # Clients test idle connections every 20 s; by default more than once in 5 minutes is too often for gRPC.
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         # Alone: a second server on the same port would take half of the calls without an error.
         ("grpc.so_reuseport", int(settings.workers > 1)),
     ]
