@@ -123,6 +123,8 @@ class Attempts(Generic[ChannelType]):
         elif isinstance(failure, Overloaded) and failure.in_time:
             wait = failure.retry_after
         elif isinstance(failure, DeadlineExceeded) and self._last is not None:
+            if self._deadline - self._began < LONGEST_PAUSE:  # the last attempt had hardly a chance
+                raise self._last
             raise DeadlineExceeded(f"no answer within {self._seconds:g} s; before that {self._last}")
         else:
             raise failure
