@@ -11,8 +11,10 @@ from torch.nn import functional
 from export import cpu, finetune
 from export.augment import augment, crop_and_flip, mix, shrink
 from export.checkpoint import Classifier
+from export.muon import Muon, fits
 from export.processes import Processes
 from export.recipes import Recipe
+from service.errors import SetupError
 
 _START = 1 / 25
 """Share of the highest rate at which a warm-up starts, as in torch's one-cycle schedule."""
@@ -145,7 +147,11 @@ def precision(wanted: str, device: torch.device, flags: set[str] | None = None) 
 
 
 def _optimizer(recipe: Recipe, model: Classifier) -> torch.optim.Optimizer:
-    """Return the optimizer, its parameters grouped by their decay and by their share of the rate."""
+    """Return the optimizer, its parameters grouped by their decay and by their share of the rate.
+
+    Raises:
+        SetupError: Muon is asked for, and the network has convolutions without a norm.
+    """
     head = f"network.{finetune.head_of(model.network)}."
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -158,6 +164,10 @@ def _optimizer(recipe: Recipe, model: Classifier) -> torch.optim.Optimizer:
     ]
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(listed, recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
+    if recipe.optimizer == "muon":
+        if not fits(model.network):
+            raise SetupError(f"muon wants a norm after each convolution; {recipe.architecture} has none: take sgd or adamw")
+        return Muon(listed, recipe.learning_rate, recipe.momentum)
     return torch.optim.AdamW(listed, recipe.learning_rate)
 
 

@@ -39,7 +39,7 @@ def test_batch_size(text: str, size: int) -> None:
         ("learning_rate=-1", "learning_rate is -1; it must be from 1e-12 to 1000"),
         ("learning_rate=nan", "learning_rate is nan; it must be from"),
         ("epochs=1.5", "epochs is '1.5'; it must be a whole number from 1"),
-        ("optimizer=adam", "optimizer is 'adam'; it can be adamw, sgd"),
+        ("optimizer=adam", "optimizer is 'adam'; it can be adamw, sgd, muon"),
         ("flip=maybe", "flip is 'maybe'; it can be true or false"),
         ("channels=2", "channels is '2'; it can be 1, 3, or 0"),
     ],
