@@ -14,7 +14,7 @@ from torch import Tensor, nn
 _ROUNDS = 3
 """Iterations that make a matrix nearly orthogonal: its singular values end between about 0.7 and 1.2, near enough."""
 _OTHERS = 2.0
-"""Rate of what is no convolution (norms, biases, the last layer: SGD with Nesterov's momentum), as a share of the rate."""
+"""Rate of norms, biases and the last layer, which learn by SGD with Nesterov's momentum, as a share of the rate."""
 
 
 class Muon(torch.optim.Optimizer):
@@ -33,7 +33,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": 0.0})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(self, closure: None = None) -> None:  # type: ignore[override] # noqa: ARG002 - as torch has it
         """Change every parameter that has a gradient."""
         for group in self.param_groups:
             for parameter in group["params"]:
@@ -62,7 +62,7 @@ def orthogonal(matrix: Tensor) -> Tensor:
     Coefficients: Jordan's, which bring small singular values up fastest.
     """
     tall = matrix.shape[0] > matrix.shape[1]
-    result = matrix.T if tall else matrix
+    result: Tensor = matrix.T if tall else matrix
     result = result / (result.norm() + 1e-7)
     for _ in range(_ROUNDS):
         square = result @ result.T

@@ -125,8 +125,8 @@ _RESNET20_SHORT = replace(
     start_size=20,
     expected_accuracy=0.90,
 )
-"""For a CPU: an eighth of the paper's epochs. What makes up for most of it: steps by Muon, and small pictures first, which
-saves a quarter of the arithmetic."""
+"""For a CPU: an eighth of the paper's epochs. What makes up for most of it: steps by Muon, and small pictures first,
+which saves a quarter of the arithmetic."""
 
 _RESNET18_CIFAR10 = replace(
     _RESNET20_CIFAR10,

@@ -166,7 +166,9 @@ def _optimizer(recipe: Recipe, model: Classifier) -> torch.optim.Optimizer:
         return torch.optim.SGD(listed, recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
     if recipe.optimizer == "muon":
         if not fits(model.network):
-            raise SetupError(f"muon wants a norm after each convolution; {recipe.architecture} has none: take sgd or adamw")
+            raise SetupError(
+                f"muon wants a norm after each convolution; {recipe.architecture} has none: take sgd or adamw"
+            )
         return Muon(listed, recipe.learning_rate, recipe.momentum)
     return torch.optim.AdamW(listed, recipe.learning_rate)
 

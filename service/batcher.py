@@ -10,17 +10,28 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from math import inf
 from types import TracebackType
-from typing import Any, Generic, NamedTuple, Self, TypeVar
+from typing import Any, Generic, NamedTuple, Self, TypeAlias, TypeVar
 
 from service.costs import Costs
 from service.errors import DeadlineExceeded, InferenceFailed, InvalidInput, Overloaded, SaccadeError, Unavailable
 
 _CAUTION = 1.25
 
+_SOON_SECONDS = 0.001
+"""Most that a batch may take which runs on the thread that brought it: other calls wait for it there."""
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+Later: TypeAlias = Callable[[Callable[[], None]], bool]
+"""Has a function called on the thread that brings requests, after what that has at hand; False: it never will be."""
+
+
+def _chained(parts: Sequence[Any]) -> list[Any]:
+    return [item for part in parts for item in part]
 
 
 class Outcome(NamedTuple, Generic[Result]):
@@ -66,22 +77,28 @@ class Ticket(Generic[Item, Result]):
             self._batcher._give_back(self)
 
     def start(
-        self, items: Sequence[Item], on_done: "Callable[[Pending[Item, Result]], None]", *, alone: bool = False
+        self,
+        items: Sequence[Item],
+        on_done: "Callable[[Pending[Item, Result]], None]",
+        *,
+        alone: bool = False,
+        later: Later | None = None,
     ) -> "Pending[Item, Result]":
         """Queue `items`, as many as were admitted, and return.
 
         Args:
-            items: what to run.
+            items: what to run; only its length and slices are asked for.
             on_done: told when it is over, once, by whatever thread ended it, this one included; not told when the
                 caller left. It must not block.
             alone: nothing else is on its way to the queue, so that a batch of these items alone may run right here.
+            later: requests come one by one on this thread, and short batches of what has come run on it by this.
 
         Raises:
             Unavailable: closed in the meantime.
         """
         if len(items) != self.count or self.used:
             raise ValueError("a ticket is for as many items as were admitted, once. This is a bug.")
-        return self._batcher._start(self, items, on_done, alone=alone)
+        return self._batcher._start(self, items, on_done, alone=alone, later=later)
 
 
 class Pending(Generic[Item, Result]):
@@ -152,11 +169,13 @@ class Batcher(Generic[Item, Result]):
 
     Args:
         runs: one for each instance: gives one result for each item of a batch; never called by two threads at once.
+        join: makes of the parts of requests that run together what `runs` take; left out: a list of their items.
         costs: seconds that a batch takes, by bucket; the largest bucket is the largest batch.
         queue_size: most items that may be admitted and not yet running.
         queue_delay: most seconds that a request waits for others to join its batch; a request that is alone never does.
         direct: a batch that is predicted to take at most these seconds runs on the thread that starts a request which
-            is alone; that saves two hand-offs (150 us). 0: never.
+            is alone; that saves two hand-offs (150 us). Likewise short batches of requests that came with a `later`.
+            0: never.
         on_batch: told of every batch, before its callers are.
         on_thread: called first by each instance's thread, with the number of its run.
         clock: seconds, the same clock that deadlines are on.
@@ -167,6 +186,7 @@ class Batcher(Generic[Item, Result]):
         self,
         runs: Sequence[Callable[[Sequence[Item]], Sequence[Result]]],
         *,
+        join: Callable[[Sequence[Any]], Any] = _chained,
         costs: Mapping[int, float],
         queue_size: int,
         queue_delay: float = 0.0,
@@ -180,6 +200,8 @@ class Batcher(Generic[Item, Result]):
         self._queue_size = queue_size
         self._queue_delay = queue_delay
         self._direct = direct
+        self._join = join
+        self._most_soon = max((size for size, seconds in costs.items() if seconds <= _SOON_SECONDS), default=1)
         self._on_batch = on_batch
         self._on_thread = on_thread
         self._clock = clock
@@ -292,6 +314,7 @@ class Batcher(Generic[Item, Result]):
         on_done: Callable[[Pending[Item, Result]], None],
         *,
         alone: bool,
+        later: Later | None,
     ) -> Pending[Item, Result]:
         entry: Pending[Item, Result] = Pending(items, ticket.deadline, self._clock(), on_done)
         with self._lock:
@@ -301,10 +324,13 @@ class Batcher(Generic[Item, Result]):
             self._queue.append(entry)
             instance = self._awaken()
             here = alone and self._is_short(len(items))
-            if instance is not None and not here:
+            soon = later is not None and not here and self._is_short(1)
+            if instance is not None and not here and not soon:
                 instance.work.release()
         if instance is not None and here:
             self._run_here(instance)
+        elif instance is not None and soon and later is not None:
+            self._look_later(instance, later, 0)
         return entry
 
     def _awaken(self) -> _Instance[Item, Result] | None:
@@ -329,17 +355,41 @@ class Batcher(Generic[Item, Result]):
                 self._run_batch(instance, batch)
                 self._gather(instance)
 
-    def _run_here(self, instance: _Instance[Item, Result]) -> None:
-        """Run one batch of a borrowed instance and give it back."""
-        batch = self._take(instance)
+    def _look_later(self, instance: _Instance[Item, Result], later: Later, seen: int) -> None:
+        """Look at a borrowed instance's queue again after what is at hand now."""
+        if not later(partial(self._run_soon, instance, later, seen)):
+            instance.work.release()  # its own thread does it
+
+    def _run_soon(self, instance: _Instance[Item, Result], later: Later, seen: int) -> None:
+        """Run what gathered, once nothing more came since the last look or a short batch is full.
+
+        So a stream's messages, which come one by one, fill batches without a thread being woken for each: 283 us of
+        server CPU a message instead of 471, measured side by side.
+        """
+        with self._lock:
+            queued = self._queued()
+        if seen < queued < self._most_soon:
+            self._look_later(instance, later, queued)
+        elif self._run_here(instance, self._most_soon):
+            self._look_later(instance, later, 0)
+
+    def _run_here(self, instance: _Instance[Item, Result], most: int = 0) -> bool:
+        """Run one batch of a borrowed instance, of `most` items at the most; return whether it was kept for more.
+
+        Without a `most` its own thread goes on with what gathered.
+        """
+        batch = self._take(instance, most)
         if not batch:
-            return
+            return False
         self._run_batch(instance, batch)
         with self._lock:
-            if self._queue:
-                instance.work.release()  # its thread goes on with what gathered
-            else:
+            if not self._queue:
                 self._rest(instance)
+            elif most:
+                return True
+            else:
+                instance.work.release()
+        return False
 
     def _gather(self, instance: _Instance[Item, Result]) -> None:
         """Let the oldest request wait for others up to the queue delay, unless it is alone or the batch is full."""
@@ -359,21 +409,22 @@ class Batcher(Generic[Item, Result]):
                     return
             instance.full.acquire()  # the batch filled up just when the time was over
 
-    def _take(self, instance: _Instance[Item, Result]) -> list[_Slice[Item, Result]]:
+    def _take(self, instance: _Instance[Item, Result], most: int = 0) -> list[_Slice[Item, Result]]:
         """Form the next batch from the head of the queue; empty: nothing waits, and the instance rests now."""
         batch: list[_Slice[Item, Result]] = []
         expired: list[Pending[Item, Result]] = []
         size, cost = 0, 0.0
         now = self._clock()
         least = inf  # the earliest deadline in the batch
+        most = most or self.max_batch_size
         with self._lock:
-            while self._queue and size < self.max_batch_size:
+            while self._queue and size < most:
                 entry = self._queue[0]
                 if entry.deadline is not None and entry.deadline <= now:
                     self._end(entry)
                     expired.append(entry)
                     continue
-                start, end = entry.taken, min(entry.taken + self.max_batch_size - size, len(entry.items))
+                start, end = entry.taken, min(entry.taken + most - size, len(entry.items))
                 longer = self._costs.of(size + end - start, now)
                 if longer > cost and now + longer > least:
                     break  # it would make those late who came first
@@ -399,19 +450,22 @@ class Batcher(Generic[Item, Result]):
         return batch
 
     def _run_batch(self, instance: _Instance[Item, Result], batch: list[_Slice[Item, Result]]) -> None:
-        items = [item for entry, start, end in batch for item in entry.items[start:end]]
+        size = sum(end - start for _, start, end in batch)
+        joined = self._join(
+            [entry.items if end - start == len(entry.items) else entry.items[start:end] for entry, start, end in batch]
+        )
         started = self._clock()
         try:
-            results = instance.run(items)
-            if len(results) != len(items):
-                raise InferenceFailed(f"{len(items)} items gave {len(results)} results")
+            results = instance.run(joined)
+            if len(results) != size:
+                raise InferenceFailed(f"{size} items gave {len(results)} results")
             ended = self._clock()
-            self._on_batch(BatchRun(len(items), ended - started, self._places))
+            self._on_batch(BatchRun(size, ended - started, self._places))
         except Exception as error:  # noqa: BLE001 - whatever it was, its callers hear of it and the instance lives on
             self._fail(batch, error)
             return
         with self._lock:
-            self._costs.learn(len(items), ended - started, ended)
+            self._costs.learn(size, ended - started, ended)
             finished = self._share_out(batch, results, ended)
         for entry in finished:
             _tell(entry)
@@ -446,7 +500,7 @@ class Batcher(Generic[Item, Result]):
         if entry.over:
             return False
         entry.over = True
-        if entry.taken < len(entry.items) or not entry.items:
+        if entry.taken < len(entry.items) or not len(entry.items):
             self._places -= len(entry.items) - entry.taken
             self._queue.remove(entry)
         self._one_less()

@@ -1,5 +1,6 @@
 """One served version of a model: pictures in, top-k labels out."""
 
+import math
 import queue
 import threading
 import time
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service import cores, image, verdicts
-from service.batcher import Batcher, BatchRun, Outcome, Pending, Ticket
+from service.batcher import Batcher, BatchRun, Later, Outcome, Pending, Ticket
 from service.budget import PixelBudget
 from service.decoder import Decoder, Work
 from service.errors import Cancelled, DeadlineExceeded, InferenceFailed, InvalidInput, raising
@@ -39,7 +40,7 @@ DIRECT_SECONDS = 0.0005
 thread costs 0.15 ms, and a longer one would keep other calls waiting."""
 
 
-@dataclass(slots=True)  # not frozen: five of them are made for each picture, and frozen ones cost three times as much
+@dataclass(slots=True)
 class Category:
     """One class and its probability."""
 
@@ -49,25 +50,45 @@ class Category:
 
 
 class Answer(NamedTuple):
-    """What one request gets: categories for each picture, and where the time went, in seconds.
+    """What one request gets: the best classes of each picture, and where the time went, in seconds.
 
     Attributes:
-        probabilities: [N, classes], where WHOLE_ROWS were asked for; then there are no classifications.
+        best: of each picture, as many as were asked for.
+        labels: of all classes.
+        probabilities: [N, classes], where WHOLE_ROWS were asked for; then there are no best classes.
     """
 
-    classifications: list[list[Category]]
+    best: list[Best]
+    labels: tuple[str, ...]
     decode: float
     queue: float
     inference: float
     batch_size: int
     probabilities: Probabilities | None = None
 
+    @property
+    def classifications(self) -> list[list[Category]]:
+        """The best classes with their labels; made when asked for, since an answer on the wire is written without."""
+        return [
+            [Category(index, self.labels[index], value) for index, value in zip(*row, strict=True)] for row in self.best
+        ]
 
-class _Item(NamedTuple):
-    """One picture in the queue as the graph takes it, and how many classes its caller asks for; 0: the whole row."""
 
-    pixels: Sample
+class _Samples(NamedTuple):
+    """What a request puts into the queue: samples [N, ...] as the graph takes them, all in one piece of memory.
+
+    Attributes:
+        k: how many classes its caller asks for; 0: the whole row.
+    """
+
+    array: Sample
     k: int
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __getitem__(self, part: slice) -> "_Samples":  # type: ignore[override]
+        return _Samples(self.array[part], self.k)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +171,7 @@ class Model:
         self.manifest = manifest
         self.input: Tensor = sessions[0].input
         self._normalise = Normalise(manifest.preprocessing, self.input)
+        self._shape, self._bytes = self.input.shape, math.prod(self.input.picture)
         self.queue_size = options.queue_size
         self._max_pixels, self._budget = options.max_pixels, options.budget
         self._decoder = options.decoder or Decoder(cores.count(), cores.unpin)
@@ -157,8 +179,9 @@ class Model:
         own_thread = any(session.on_own_thread for session in sessions)
         small = not own_thread and len(sessions) == 1 and min(costs.values()) <= DIRECT_SECONDS
         begun: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
-        self._batcher: Batcher[_Item, Best | None] = Batcher(
+        self._batcher: Batcher[Any, Best | None] = Batcher(
             [partial(self._run, session) for session in sessions],
+            join=list,
             costs=costs,
             queue_size=options.queue_size,
             queue_delay=options.queue_delay_ms / 1000,
@@ -226,6 +249,7 @@ class Model:
         top_k: int = 0,
         deadline: float | None = None,
         alone: bool = False,
+        later: Later | None = None,
         on_done: Callable[[Callable[[], Answer]], None],
     ) -> Callable[[], None]:
         """Begin to classify and return what gives it up: it may be called at any time, by any thread.
@@ -235,6 +259,7 @@ class Model:
             top_k: see `classify`.
             deadline: see `classify`.
             alone: nothing else is on its way, so that a small model may run right here.
+            later: see service.batcher.
             on_done: given what returns the answer, or raises as `classify` does; told once, by whatever thread ended
                 it, this one included, unless it was given up. It must not block.
 
@@ -250,7 +275,7 @@ class Model:
         ticket = self._batcher.admit(len(pictures), deadline=deadline, prepare=prepare)
         request = _Request(self, ticket, k, on_done)
         if raw:
-            request.queue(lambda: [self._pixels(*picture, deadline) for picture in enumerate(pictures)], alone=alone)
+            request.queue(lambda: self._samples(pictures, deadline), alone=alone, later=later)
             return request.leave
 
         def decode(number: int) -> Pixels:
@@ -290,18 +315,35 @@ class Model:
 
     def _answer(self, outcome: Outcome[Best | None], k: int, decode: float) -> Answer:
         """Return and record what a request gets."""
-        self._check_finite(outcome.results)
-        rows = None if k else np.array([row.probabilities for row in outcome.results if row is not None])
-        classifications = self._categories(outcome.results, k) if k else []
+        rows = [row for row in outcome.results if row is not None]
+        if len(rows) < len(outcome.results):
+            self._faults += 1
+            self._metrics.fault()
+            raise InferenceFailed("the output holds values that are not finite")
+        whole = None if k else np.array([row.probabilities for row in rows])
+        best = [row if len(row.indices) == k else row.first(k) for row in rows] if k else []
         self._metrics.answer(
             decode=decode,
             queue=outcome.queue_seconds,
             inference=outcome.run_seconds,
-            top=[(best[0].index, best[0].probability) for best in classifications] if rows is None else _top(rows),
+            top=_top(whole) if whole is not None else [(row.indices[0], row.probabilities[0]) for row in best],
         )
         return Answer(
-            classifications, decode, outcome.queue_seconds, outcome.run_seconds, outcome.batch_size, probabilities=rows
+            best,
+            self.manifest.labels,
+            decode,
+            outcome.queue_seconds,
+            outcome.run_seconds,
+            outcome.batch_size,
+            probabilities=whole,
         )
+
+    def _samples(self, pictures: Sequence[Picture], deadline: float | None) -> Sample:
+        """Return samples [N, ...] of pictures that are already what the network takes."""
+        if all(isinstance(picture, image.Pixels) and len(picture.data) == self._bytes for picture in pictures):
+            data = [picture.data for picture in pictures if isinstance(picture, image.Pixels)]
+            return np.frombuffer(data[0] if len(data) == 1 else b"".join(data), np.uint8).reshape(self._shape)
+        return np.stack([self._pixels(number, picture, deadline) for number, picture in enumerate(pictures)])
 
     def _pixels(self, number: int, picture: Picture, deadline: float | None) -> Sample:
         spec, most, budget = self.manifest.preprocessing, self._max_pixels, self._budget
@@ -317,41 +359,24 @@ class Model:
         except InvalidInput as error:
             raise InvalidInput(error.field.replace("image", f"images[{number}]", 1), error.reason) from None
 
-    def _run(self, session: Session, items: Sequence[_Item]) -> Sequence[Best | None]:
+    def _run(self, session: Session, parts: Sequence[_Samples]) -> Sequence[Best | None]:
         """Run one batch and return the best classes of each picture, as many as the most that anybody asks for."""
-        pixels = [item.pixels for item in items]
-        probabilities = session.run(pixels[0][np.newaxis] if len(pixels) == 1 else np.stack(pixels))
-        most = max(item.k for item in items)
-        best: Sequence[Best | None] = best_of(probabilities, most) if most else [None] * len(items)
-        if all(item.k for item in items):
+        arrays = [part.array for part in parts]
+        probabilities = session.run(arrays[0] if len(arrays) == 1 else np.concatenate(arrays))
+        most = max(part.k for part in parts)
+        best: Sequence[Best | None] = best_of(probabilities, most) if most else [None] * len(probabilities)
+        if all(part.k for part in parts):
             return best
         whole = probabilities.copy()  # a provider may use its output again for the next batch
         finite = np.asarray(np.isfinite(whole).all(axis=1))
+        wanted = [part.k for part in parts for _ in range(len(part))]
         return [
-            row if item.k else Best([], every) if fine else None
-            for item, row, every, fine in zip(items, best, whole, finite, strict=True)
+            row if k else Best([], every) if fine else None
+            for k, row, every, fine in zip(wanted, best, whole, finite, strict=True)
         ]
 
     def _record_batch(self, batch: BatchRun) -> None:
         self._metrics.batch(batch.size, batch.seconds)
-
-    def _check_finite(self, rows: Sequence[Best | None]) -> None:
-        if None in rows:
-            self._faults += 1
-            self._metrics.fault()
-            raise InferenceFailed("the output holds values that are not finite")
-
-    def _categories(self, rows: Sequence[Best | None], k: int) -> list[list[Category]]:
-        """Return the k best of each row with their labels."""
-        labels = self.manifest.labels
-        return [
-            [
-                Category(index, labels[index], value)
-                for index, value in zip(row.indices[:k], row.probabilities[:k], strict=True)
-            ]
-            for row in rows
-            if row is not None
-        ]
 
 
 def _top(rows: Probabilities) -> list[tuple[int, float]]:
@@ -365,7 +390,7 @@ class _Request:
     def __init__(
         self,
         model: Model,
-        ticket: Ticket[_Item, Best | None],
+        ticket: Ticket[Any, Best | None],
         k: int,
         on_done: Callable[[Callable[[], Answer]], None],
     ) -> None:
@@ -375,7 +400,7 @@ class _Request:
         self._on_done = on_done
         self._decode = 0.0
         self._left = False
-        self._pending: Pending[_Item, Best | None] | None = None
+        self._pending: Pending[Any, Best | None] | None = None
 
     def leave(self) -> None:
         """Give it up: what has not run yet never will."""
@@ -394,21 +419,20 @@ class _Request:
         """Go on with decoded pictures; on a thread that decodes."""
         self._decode = work.seconds
         try:
-            self.queue(work.results, alone=False)
+            self.queue(lambda: np.stack(work.results()))
         except Exception as error:  # noqa: BLE001 - raised where the caller is answered
             if not self._left:
                 self._on_done(raising(error))
 
-    def queue(self, pixels: Callable[[], Sequence[Pixels]], *, alone: bool) -> None:
-        """Put what `pixels` returns into the queue; whatever goes wrong, the places are given back."""
+    def queue(self, samples: Callable[[], Sample], *, alone: bool = False, later: Later | None = None) -> None:
+        """Put what `samples` returns into the queue; whatever goes wrong, the places are given back."""
         with self._ticket as ticket:
             self.check()
-            items = [_Item(each, self._k) for each in pixels()]
-            self._pending = ticket.start(items, self._ended, alone=alone)
+            self._pending = ticket.start(_Samples(samples(), self._k), self._ended, alone=alone, later=later)
         if self._left:
             self.leave()
 
-    def _ended(self, pending: Pending[_Item, Best | None]) -> None:
+    def _ended(self, pending: Pending[Any, Best | None]) -> None:
         self._on_done(lambda: self._model._answer(pending.outcome(), self._k, self._decode))
 
 

@@ -15,6 +15,7 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from service import logs
+from service.batcher import Later
 from service.errors import Cancelled, DeadlineExceeded, InvalidInput, Overloaded, RefusalReason, Unavailable, raising
 from service.metrics import Metrics
 from service.rpc.deadlines import Deadlines, Entry
@@ -65,16 +66,18 @@ class Call:
         alone: whether no other is under way.
         started: when its message was there.
         leave: gives up what was begun.
+        later: see service.batcher; None where calls come from many callers, whose batches gather better by themselves.
         model: set by the method as soon as it is known, for the metrics; likewise `version`, where one is run, and
             `id`, for the log.
     """
 
-    __slots__ = ("_given", "_own_deadline", "alone", "deadline", "id", "leave", "model", "started", "version")
+    __slots__ = ("_given", "_own_deadline", "alone", "deadline", "id", "later", "leave", "model", "started", "version")
 
-    def __init__(self, deadline: float | None, *, alone: bool) -> None:
+    def __init__(self, deadline: float | None, *, alone: bool, later: Later | None = None) -> None:
         self.deadline = self._given = deadline
         self._own_deadline: Entry | None = None
         self.leave: Callable[[], None] = lambda: None
+        self.later = later
         self.alone = alone
         self.started = time.monotonic()
         self.model = ""

@@ -8,6 +8,7 @@ from service.errors import InvalidInput
 from service.model import Answer, Facts, Picture
 from service.repository import Repository, State, Version
 from service.rpc.calls import Call, Calls, Handler, Make, parse, sooner
+from service.rpc.categories import classifications
 from service.rpc.pb.saccade.v1 import classifier_pb2 as pb
 from service.rpc.statuses import StatusWithDetails
 
@@ -43,7 +44,12 @@ class Classifier:
             ready(lambda: response_of(answer(), model.facts, request.id))
 
         return model.start(
-            pictures_of(request), top_k=request.top_k, deadline=call.deadline, alone=call.alone, on_done=on_done
+            pictures_of(request),
+            top_k=request.top_k,
+            deadline=call.deadline,
+            alone=call.alone,
+            later=call.later,
+            on_done=on_done,
         )
 
     def list_models(self, _: pb.ListModelsRequest, __: Call) -> pb.ListModelsResponse:
@@ -110,12 +116,9 @@ def _picture(number: int, picture: pb.Image) -> Picture:
 
 
 def response_of(answer: Answer, facts: Facts, request_id: str) -> pb.ClassifyResponse:
-    """Return the message of an answer; filled in place, which takes half the time of nested constructors."""
+    """Return the message of an answer."""
     message = pb.ClassifyResponse(model=facts.name, version=str(facts.version), id=request_id)
-    for row in answer.classifications:
-        add = message.classifications.add().categories.add
-        for best in row:
-            add(index=best.index, label=best.label, probability=best.probability)
+    message.MergeFromString(classifications(answer.best, answer.labels))
     timing = message.timing
     timing.decode_ms = answer.decode * 1000
     timing.queue_ms = answer.queue * 1000

@@ -26,7 +26,12 @@ def begin(repository: Repository, request: pb.ModelInferRequest, call: Call, rea
 
     try:
         return asked.model.start(
-            asked.pictures, top_k=asked.top_k, deadline=call.deadline, alone=call.alone, on_done=on_done
+            asked.pictures,
+            top_k=asked.top_k,
+            deadline=call.deadline,
+            alone=call.alone,
+            later=call.later,
+            on_done=on_done,
         )
     except InvalidInput as error:
         raise _of_tensor(error) from None

@@ -124,8 +124,8 @@ class _Message(Call):
 
     __slots__ = ("answered",)
 
-    def __init__(self, deadline: float | None) -> None:
-        super().__init__(deadline, alone=False)
+    def __init__(self, wire: Wire, deadline: float | None) -> None:
+        super().__init__(deadline, alone=False, later=wire.later)
         self.answered = False
 
 
@@ -185,7 +185,7 @@ class _Stream:
             self._read_all = True
             self._end_if_done()
             return
-        message = _Message(self._deadline)
+        message = _Message(self._wire, self._deadline)
         with self._lock:
             self._under_way.add(message)
             self._paused = len(self._under_way) >= WINDOW

@@ -105,6 +105,20 @@ class Wire:
             state.due.add(_SENDING)
         return True
 
+    def later(self, callback: Callable[[], None]) -> bool:
+        """Call back on the polling thread, after what gRPC has at hand now; False: the RPC is over, and it will not."""
+
+        def tag(_: Any) -> Any:  # noqa: ANN401 - gRPC's own
+            _tell(callback)
+            return None, ()
+
+        with self._state.condition:
+            if not _server._is_rpc_state_active(self._state):
+                return False
+            # A batch without operations is complete at once: gRPC queues its event behind those that are there.
+            self._event.call.start_server_batch((), tag)
+        return True
+
     def end(self, raw: bytes | None = None, status: grpc.Status | None = None) -> None:
         """End the RPC: with the one message of a unary answer, or with a status that is not OK, or with OK alone."""
         state = self._state
