@@ -14,12 +14,7 @@ def test_bytes_are_the_message(rows: list[list[int]]) -> None:
     """Every picture's categories are read as index, label and probability, those of class 0 and long ones too."""
     best = [Best(row, [0.5 / (place + 1) for place in range(len(row))]) for row in rows]
     message = pb.ClassifyResponse.FromString(classifications(best, LABELS))
-    assert [
-        [(each.index, each.label, each.probability) for each in row.categories] for row in message.classifications
-    ] == [
-        [
-            (index, LABELS[index], pytest.approx(value))
-            for index, value in zip(row.indices, row.probabilities, strict=True)
-        ]
-        for row in best
-    ]
+    read = [[(each.index, each.label) for each in row.categories] for row in message.classifications]
+    assert read == [[(index, LABELS[index]) for index in row] for row in rows]
+    values = [each.probability for row in message.classifications for each in row.categories]
+    assert values == pytest.approx([value for row in best for value in row.probabilities])
