@@ -40,7 +40,7 @@ SERVER = [
     ["service.model"],
     ["service.loading"],
     ["service.repository"],
-    ["service.rpc.statuses"],
+    ["service.rpc.categories", "service.rpc.statuses"],
     ["service.rpc.calls"],
     ["service.rpc.classifier", "service.rpc.gate"],
     ["service.rpc.tensors", "service.rpc.streams"],
