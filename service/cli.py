@@ -203,6 +203,14 @@ def models(*, connection: "Connection", timeout: Timeout = 10.0, as_json: Json =
         console.print("* answers requests that name no model")
 
 
+@app.command(add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def probe(context: typer.Context) -> None:
+    """Ask a server whether it serves: exit 0 if it does, 1 if not."""
+    from service.probe import main as ask
+
+    raise typer.Exit(ask(context.args))
+
+
 def _add_commands() -> None:
     """Add the commands of the other stage, in the order that a newcomer meets them."""
     for entry in sorted(importlib.metadata.entry_points(group="saccade.commands"), key=lambda entry: entry.name):

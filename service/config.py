@@ -83,6 +83,19 @@ class Settings(BaseSettings):
     max_streams: int = Field(
         32, ge=1, le=4096, description="Most ClassifyStreams that may be open; beyond that they are refused."
     )
+    max_caller_calls: int = Field(
+        0,
+        ge=0,
+        le=1_000_000,
+        description="Most calls and streams of one caller (by token, else by address) under way; 0: no limit.",
+    )
+    max_connection_age: float = Field(
+        0.0,
+        ge=0,
+        le=86400,
+        description="Seconds after which a connection or stream ends, so that callers spread over new servers (about "
+        "300 does); 0: never.",
+    )
     stream_idle: float = Field(
         300.0, ge=0.1, le=86400, description="Seconds after which a stream on which nothing happens is closed."
     )

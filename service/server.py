@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import math
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -31,7 +32,7 @@ from service.rpc.deadlines import Deadlines
 from service.rpc.gate import Gate
 from service.rpc.infer import ModelStream
 from service.rpc.inference import Change
-from service.rpc.streams import Streams
+from service.rpc.streams import WINDOW, Streams
 from service.security import Security
 from service.session import check_runtime
 from service.signals import StopSignals
@@ -142,11 +143,11 @@ class Server:
         self._health.set("", _NOT_SERVING)
         deadlines = Deadlines()
         self._calls = Calls(self._most_calls(), self.metrics, deadlines, access_log=settings.access_log)
-        self._streams = Streams(self.metrics, deadlines, limit=settings.max_streams, idle=settings.stream_idle)
+        self._streams = Streams(self.metrics, deadlines, **_stream_limits(settings))
         self._pin = cores.home(settings.pin)
         with cores.pinned(self._pin):
             self._grpc = grpc.server(self._control, options=_channel_options(settings))
-        self.gate = Gate(self._security.tokens, self.metrics)
+        self.gate = Gate(self._security.tokens, self.metrics, most=settings.max_caller_calls)
         for service, handlers in self._services().items():
             self.gate.add_registered_method_handlers(service, handlers)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.gate)  # type: ignore[arg-type]
@@ -344,9 +345,27 @@ def spare_collector() -> None:
     gc.freeze()
 
 
+def _stream_limits(settings: Settings) -> dict[str, Any]:
+    most = settings.max_caller_calls or WINDOW
+    return {
+        "limit": settings.max_streams,
+        "idle": settings.stream_idle,
+        "window": min(WINDOW, most),
+        "age": settings.max_connection_age or math.inf,
+    }
+
+
 def _channel_options(settings: Settings) -> list[tuple[str, int]]:
     message_bytes = settings.max_message_mb * 1024 * 1024
+    age = settings.max_connection_age
+    # A stream may begin when its connection is about to end, and grow as old as a connection does: both ages and the
+    # grace are what gRPC waits for in all, so that it cuts no call and streams end by themselves.
+    ends = [
+        ("grpc.max_connection_age_ms", int(age * 1000)),
+        ("grpc.max_connection_age_grace_ms", int((age + settings.grace) * 1000)),
+    ]
     return [
+        *(ends if age else []),
         ("grpc.max_receive_message_length", message_bytes),
         ("grpc.max_send_message_length", message_bytes),
         # Clients test idle connections every 20 s; by default more than once in 5 minutes is too often for gRPC.

@@ -9,9 +9,10 @@ from google.rpc import code_pb2
 
 from service import logs
 from service.metrics import Metrics
+from service.rpc.callers import Callers, host
 from service.rpc.calls import Handler
 from service.rpc.statuses import StatusWithDetails
-from service.rpc.wire import Wire, handler
+from service.rpc.wire import Wire, arrival, handler
 from service.tokens import Caller, Right, Tokens
 
 HEALTH = "/grpc.health.v1.Health/"
@@ -40,11 +41,14 @@ class Gate(grpc.GenericRpcHandler):
     Args:
         tokens: returns those that count now; None where none are asked for.
         metrics: where refusals are counted.
+        most: calls of one caller under way; 0 for no limit. Health and reflection, which have threads of their own and
+            never wait for a model, do not count.
     """
 
-    def __init__(self, tokens: Callable[[], Tokens | None], metrics: Metrics) -> None:
+    def __init__(self, tokens: Callable[[], Tokens | None], metrics: Metrics, *, most: int = 0) -> None:
         self._tokens = tokens
         self._metrics = metrics
+        self._callers = Callers(most, self._name, metrics) if most else None
         self._handlers: dict[str, Handler] = {}
         self._refusal = lru_cache(256)(self._make_refusal)  # made anew for each call it would cost 20 us
 
@@ -55,7 +59,7 @@ class Gate(grpc.GenericRpcHandler):
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Handler]) -> None:
         """Serve the methods of a service. Named as the server's own, so that generated code takes this for one."""
-        self._handlers |= {f"/{service}/{method}": found for method, found in handlers.items()}
+        self._handlers |= {f"/{service}/{method}": self._limited(method, found) for method, found in handlers.items()}
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         """Do nothing: generated code gives the same handlers to `add_registered_method_handlers`."""
@@ -75,6 +79,18 @@ class Gate(grpc.GenericRpcHandler):
             why = f"{caller.name} may not do this; the right {need!r} after its token in --tokens-file would allow it"
             return self._refusal(self._known(method), code_pb2.PERMISSION_DENIED, why)
         return found
+
+    def _limited(self, method: str, found: Handler) -> Handler:
+        on_arrival = arrival(found)
+        if self._callers is None or on_arrival is None:
+            return found
+        return handler(self._callers.guard(method, on_arrival), stream=found.request_streaming)
+
+    def _name(self, wire: Wire) -> str:
+        """Return who calls: by its token, or where it comes from if none are asked for."""
+        tokens = self._tokens()
+        caller = None if tokens is None else identify(tokens, wire.metadata)[0]
+        return caller.name if caller else host(wire.peer)
 
     def _known(self, method: str) -> str:
         """Return the name that is counted and logged: strangers make no names."""

@@ -4,6 +4,7 @@ A stream holds no thread: a message is begun by gRPC's polling thread, and whoev
 to the one that sends already. So a message costs about half of what a call costs.
 """
 
+import math
 import threading
 import time
 from collections import deque
@@ -50,13 +51,27 @@ class Streams:
         deadlines: watches those that messages give themselves.
         limit: how many may be open; beyond that they are refused.
         idle: seconds after which a stream on which nothing happens is closed.
+        window: messages of one stream that may be under way.
+        age: seconds after which a stream takes no more messages, and ends when what it has is answered.
     """
 
-    def __init__(self, metrics: Metrics, deadlines: Deadlines, *, limit: int, idle: float) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        deadlines: Deadlines,
+        *,
+        limit: int,
+        idle: float,
+        window: int = WINDOW,
+        age: float = math.inf,
+    ) -> None:
         self._metrics = metrics
         self._deadlines = deadlines
         self._limit = limit
         self._idle = idle
+        self._window = window
+        self._age = age
+        self._old = to_status(Unavailable(f"this stream is {age:g} s old, as old as one gets; open a new one"))
         self._open: set[_Stream] = set()
         self._changed = threading.Condition()
         self._draining = False
@@ -93,7 +108,7 @@ class Streams:
         if len(self._open) >= self._limit:
             record.refuse(wire, self._full, "pool_full")
             return
-        stream = _Stream(wire, dialect, record, self._deadlines)
+        stream = _Stream(wire, dialect, record, self._deadlines, self._window)
         if not wire.on_end(partial(self._over, stream)):
             return
         with self._changed:
@@ -110,13 +125,16 @@ class Streams:
             self._changed.notify_all()
 
     def _close_idle(self) -> None:
-        """Close what is idle, looked at four times as often as a stream may be."""
+        """Close what is idle or old, looked at four times as often as a stream may be either."""
+        pause = min(self._idle, self._age) / 4
         while not self._draining:
             with self._changed:
-                self._changed.wait_for(lambda: self._draining, self._idle / 4)
+                self._changed.wait_for(lambda: self._draining, pause)
                 streams = list(self._open)
             for stream in streams:
                 stream.close_if_idle(self._idle)
+                if stream.age >= self._age:
+                    stream.drain(self._old)
 
 
 class _Message(Call):
@@ -137,14 +155,17 @@ class _Stream:
         dialect: of its method.
         record: counts messages.
         deadlines: watches those that messages give themselves.
+        window: how many of its messages may be under way.
     """
 
-    def __init__(self, wire: Wire, dialect: Dialect, record: Record, deadlines: Deadlines) -> None:
+    def __init__(self, wire: Wire, dialect: Dialect, record: Record, deadlines: Deadlines, window: int) -> None:
         self._wire = wire
         self._dialect = dialect
         self._record = record
         self._deadlines = deadlines
         self._deadline = wire.deadline
+        self._window = window
+        self._leaving = LEAVING
         self._lock = threading.Lock()
         self._under_way: set[_Message] = set()
         self._ready: deque[tuple[_Message, Make]] = deque()
@@ -156,9 +177,15 @@ class _Stream:
         """Ask for the first message."""
         self._wire.receive(self._receive)
 
-    def drain(self) -> None:
-        """Ask for no more messages; end when what is under way is answered."""
-        self._draining = True
+    @property
+    def age(self) -> float:
+        """Seconds since it was opened."""
+        return time.monotonic() - self._wire.arrived
+
+    def drain(self, why: StatusWithDetails = LEAVING) -> None:
+        """Ask for no more messages; end for this reason when what is under way is answered."""
+        if not self._draining:
+            self._leaving, self._draining = why, True
         self._end_if_done()
 
     def close_if_idle(self, idle: float) -> None:
@@ -188,11 +215,11 @@ class _Stream:
         message = _Message(self._wire, self._deadline)
         with self._lock:
             self._under_way.add(message)
-            self._paused = len(self._under_way) >= WINDOW
+            self._paused = len(self._under_way) >= self._window
             paused = self._paused or self._draining
         try:
             if self._draining:
-                raise Unavailable(LEAVING.details)
+                raise Unavailable(self._leaving.details)
             leave = self._dialect.begin(raw, message, partial(self._done, message))
             message.begun(leave, self._deadlines, partial(self._expire, message))
         except Exception as error:  # noqa: BLE001 - see Record.settle
@@ -234,7 +261,7 @@ class _Stream:
         """Go on with what is ready, and with reading if it waited for room; on gRPC's polling thread."""
         self._touched = time.monotonic()
         with self._lock:
-            resume = self._paused and len(self._under_way) < WINDOW and not self._draining
+            resume = self._paused and len(self._under_way) < self._window and not self._draining
             self._paused = self._paused and not resume
         if resume:
             self._wire.receive(self._receive)
@@ -244,7 +271,7 @@ class _Stream:
         with self._lock:
             done = (self._read_all or self._draining) and not self._under_way and not self._sending
         if done:
-            self._end(None if self._read_all else LEAVING)
+            self._end(None if self._read_all else self._leaving)
 
     def _end(self, status: StatusWithDetails | None) -> None:
         with self._lock:

@@ -53,6 +53,12 @@ class Wire:
         """Where the caller is, such as `ipv4:10.0.0.7:41234`."""
         return str(self._event.call.peer(), "utf-8", "replace")
 
+    @property
+    def metadata(self) -> tuple[tuple[str, str | bytes], ...]:
+        """What the caller sent before its message."""
+        pairs: tuple[tuple[str, str | bytes], ...] = self._event.invocation_metadata
+        return pairs
+
     def on_end(self, callback: Callable[[], None]) -> bool:
         """Call when the RPC is over for whatever reason, its last bytes handed to the transport; False: it is over.
 
@@ -142,11 +148,11 @@ class _Arrivals(ThreadPoolExecutor):
 
     def __init__(self, on_arrival: Callable[[Wire], None]) -> None:
         super().__init__(max_workers=1)
-        self._on_arrival = on_arrival
+        self.on_arrival = on_arrival
 
     def submit(self, fn: Any, /, *args: Any, **_: Any) -> Future[Any]:  # noqa: ANN401, ARG002 - as the base has it
         """Take a call: (gRPC's runner, its event, its state, ...). On the polling thread, with the call's lock."""
-        self._on_arrival(Wire(args[1], args[2]))
+        self.on_arrival(Wire(args[1], args[2]))
         return _OVER
 
 
@@ -173,6 +179,13 @@ def handler(on_arrival: Callable[[Wire], None], *, stream: bool = False) -> "grp
     if stream:
         return grpc.stream_stream_rpc_method_handler(behavior)
     return grpc.unary_unary_rpc_method_handler(behavior)
+
+
+def arrival(method: "grpc.RpcMethodHandler[Any, Any]") -> Callable[[Wire], None] | None:
+    """Return what a handler was made of by `handler`; None: it is not of those."""
+    behavior = method.stream_stream if method.request_streaming else method.unary_unary
+    arrivals = getattr(behavior, "experimental_thread_pool", None)
+    return arrivals.on_arrival if isinstance(arrivals, _Arrivals) else None
 
 
 _NEEDED = (
