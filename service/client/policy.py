@@ -9,11 +9,12 @@ from ..rpc.pb.saccade.v1 import classifier_pb2 as pb
 SERVICE = pb.DESCRIPTOR.services_by_name["ImageClassifier"].full_name
 
 _RETRY = {
-    # Five is gRPC's most. Beyond them, and for RESOURCE_EXHAUSTED, which is repeated only when the server says when,
-    # and gRPC has no word for that, the client's own attempts go on until the deadline: see attempts.py.
-    "maxAttempts": 5,
+    # Few and soon, since a deadline that passes within them hides why there was no answer. Beyond them, and for
+    # RESOURCE_EXHAUSTED, which is repeated only when the server says when, and gRPC has no word for that, the client's
+    # own attempts go on until the deadline: see attempts.py.
+    "maxAttempts": 3,
     "initialBackoff": "0.02s",
-    "maxBackoff": "0.2s",
+    "maxBackoff": "0.05s",
     "backoffMultiplier": 2,
     # gRPC repeats no CANCELLED that this side asked for. Servers that stop answer so in a race: 1 call of 15 stops.
     "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
