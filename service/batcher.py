@@ -298,6 +298,7 @@ class Batcher(Generic[Item, Result]):
             _tell(entry, Unavailable("the model was stopped; try another server"))
         for instance in self._instances:
             instance.thread.join()
+            instance.run = _stopped  # gives the session's memory back, whoever still holds this batcher
 
     # What a ticket calls.
 
@@ -543,6 +544,10 @@ class Batcher(Generic[Item, Result]):
             instances=len(self._instances),
             prepare=prepare,
         )
+
+
+def _stopped(_: Sequence[Any]) -> Sequence[Any]:
+    raise Unavailable("the model was stopped; try another server")
 
 
 def _tell(entry: Pending[Any, Any], error: SaccadeError | None = None) -> None:

@@ -25,7 +25,9 @@ class Settings(BaseSettings):
         None, description="Model repository: ROOT/MODEL/VERSION/model.onnx. Unset: the bundled models."
     )
     default_model: str | None = Field(
-        None, description="Model for requests that name none. Unset: the only one, or the first of the bundled ones."
+        None,
+        description="Model for requests that name none. Unset: the only one, also when others come later; or the first "
+        "of the bundled ones.",
     )
     host: str = Field("0.0.0.0", description="Address to listen on.")  # noqa: S104 - a service in a container
     grpc_port: Port = Field(8001, description="Port of gRPC. 0 picks a free one and says which.")
@@ -79,6 +81,16 @@ class Settings(BaseSettings):
     )
     keep_versions: int = Field(
         3, ge=1, le=100, description="How many of a model's versions, highest first, are loaded."
+    )
+    poll_seconds: float = Field(
+        5.0,
+        ge=0,
+        le=86400,
+        description="Seconds between looks at the repository for what is new, changed or removed. 0: never.",
+    )
+    reload: Literal["beside", "replace"] = Field(
+        "beside",
+        description="Load a version while the one that it replaces serves; `replace`: after that one was let go.",
     )
     max_streams: int = Field(
         32, ge=1, le=4096, description="Most ClassifyStreams that may be open; beyond that they are refused."

@@ -42,6 +42,16 @@ class Passed(NamedTuple):
     unverified: str
 
 
+def check_files(path: Path) -> None:
+    """Refuse a model file that is cut off, or lacks files, as far as that can be told without a session.
+
+    Raises:
+        ModelRejected: it cannot be loaded.
+    """
+    read_fields(path)
+    external_files(path, read_graph(path))
+
+
 def load_model(path: Path, name: str, version: int, options: Options, metrics: Metrics) -> Model:
     """Load, warm up and self-test a model file on the best provider that passes.
 

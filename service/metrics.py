@@ -138,6 +138,7 @@ class Metrics:
         self._calls = Aside(self._fold_calls)
         self._flush.asides.append(self._calls)
         self._counts: dict[tuple[str, int], Counts] = {}
+        self._latest: dict[tuple[str, int], VersionMetrics] = {}
 
     def call(self, model: str, method: str, code: str, seconds: float, version: int = 0) -> None:
         """Count and time one call; `model` is empty and `version` 0 where none was found, or none was run."""
@@ -170,8 +171,7 @@ class Metrics:
         """Return the metrics of one served version; `waiting` is asked for the queue's depth at each scrape."""
         name, version, verified = facts.name, str(facts.version), str(facts.verified).lower()
         info = self._model_info.labels(name, version, facts.provider, facts.precision, verified, facts.sha256)
-        depth = self._queue_depth.labels(name, version)
-        self._watch(depth, waiting)
+        key = (name, facts.version)
         shown = [label if index < self._most_labels else "other" for index, label in enumerate(labels)]
         version_metrics = VersionMetrics(
             info=info,
@@ -181,11 +181,27 @@ class Metrics:
             images=self._images.labels(name),
             confidence=self._confidence.labels(name),
             predictions=[self._predictions.labels(name, label) for label in shown],
-            idle=partial(self._watch, depth, None),
-            counts=self._counts.setdefault((name, facts.version), Counts()),
+            counts=self._counts.setdefault(key, Counts()),
+            gone=lambda: self._version_gone(key, version_metrics),
         )
+        self._latest[key] = version_metrics
+        self._watch(self._queue_depth.labels(name, version), waiting)
         self._flush.asides += [version_metrics.answers, version_metrics.batches]
         return version_metrics
+
+    def _version_gone(self, key: tuple[str, int], version: "VersionMetrics") -> None:
+        """Show a version no more. One that was loaded anew is there before the one of the same number is gone."""
+        for aside in (version.answers, version.batches):
+            aside.flush()
+            if aside in self._flush.asides:
+                self._flush.asides.remove(aside)
+        latest = self._latest.get(key, version)
+        if latest is version or latest.info is not version.info:
+            version.info.set(0)
+        if latest is version:
+            # What it was asks the model, and would keep it in memory.
+            self._watch(self._queue_depth.labels(key[0], str(key[1])), None)
+            self._latest.pop(key, None)
 
     def _watch(self, depth: Gauge, waiting: Callable[[], int] | None) -> None:
         """Ask for a queue's depth whenever somebody looks; None: it is gone, and nothing is waiting."""
@@ -327,10 +343,10 @@ class VersionMetrics:
         images: Counter,
         confidence: Histogram,
         predictions: list[Counter],
-        idle: Callable[[], None],
         counts: Counts,
+        gone: Callable[[], None],
     ) -> None:
-        self._info = info
+        self.info = info
         self._faults = faults
         self.answers = Aside(self._fold_answers)
         self.batches = Aside(self._fold_batches)
@@ -339,14 +355,15 @@ class VersionMetrics:
         self._images = images
         self._confidence = confidence
         self._predictions = predictions
-        self._idle = idle
+        self._gone = gone
         self._counts = counts
 
     def served(self, *, now: bool) -> None:
         """Say whether the version is served."""
-        self._info.set(now)
-        if not now:
-            self._idle()  # what told its depth asks the model, and would keep its session in memory
+        if now:
+            self.info.set(1)
+        else:
+            self._gone()
 
     def batch(self, size: int, seconds: float) -> None:
         """Record one batch that ran so many seconds and ends now."""

@@ -1,56 +1,23 @@
-"""The model repository on disk (ROOT/MODEL/VERSION/model.onnx) and the versions served from it."""
+"""The model repository on disk (ROOT/MODEL/VERSION/model.onnx) becomes served versions, and what changes there too."""
 
-import re
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from enum import Enum
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from service import logs
-from service.errors import InvalidInput, ModelRejected, SetupError, Unavailable, UnknownModel
+from service import logs, looks
+from service.errors import SetupError, Unavailable, UnknownModel
+from service.looks import FILE, Look
 from service.metrics import Metrics
-from service.model import Model
+from service.switch import Check, Load, Reload, Switch
+from service.versions import State, Version, Versions, join
 
-FILE = "model.onnx"
-_LOST = "lost+found"  # at the root of every ext4 volume, and unreadable
-RESERVED = "liveness"
-"""A health service of its own, so no model may be called so."""
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_VERSION = re.compile(r"[1-9][0-9]{0,17}")
-
-Load = Callable[[Path, str, int], Model]
-"""Loads one version: (file, model, version); raises ModelRejected."""
-
-
-class State(Enum):
-    """Where a version stands."""
-
-    LOADING = "loading"
-    READY = "ready"
-    FAILED = "failed"
-    DRAINING = "draining"
-
-
-_PREFERRED = [State.FAILED, State.DRAINING, State.LOADING, State.READY]
-"""What a request without a version means, the best last."""
-
-
-@dataclass(frozen=True, slots=True)
-class Version:
-    """One version on disk, and its model where it is served."""
-
-    name: str
-    version: int
-    state: State
-    reason: str = ""
-    model: Model | None = None
+_EMPTY = "it is empty; without --allow-empty that is taken for a volume that went away"
+_NO_VERSION = "it holds no version any more; remove the folder if the model is to go"
 
 
 class Repository:
-    """Loads the versions below `root` and finds the one that a request means.
+    """Loads the versions below `root`, and keeps what is served what two looks at the disk agree on.
 
     Args:
         root: the model repository.
@@ -58,33 +25,50 @@ class Repository:
         keep_versions: how many of a model's versions, the highest that pass, are served.
         default_model: the model for requests that name none.
         metrics: where readiness and failures are counted.
+        reload: see service.switch.
+        check: see service.switch.
+        may_be_empty: a repository that is suddenly empty was emptied, and is no volume that went away.
     """
 
     def __init__(
-        self, root: Path, load: Load, *, keep_versions: int, default_model: str | None, metrics: Metrics
+        self,
+        root: Path,
+        load: Load,
+        *,
+        keep_versions: int,
+        default_model: str | None,
+        metrics: Metrics,
+        reload: Reload = "beside",
+        check: Check = lambda _: None,
+        may_be_empty: bool = False,
     ) -> None:
         self._root = root
-        self._load = load
-        self._keep_versions = keep_versions
         self._default_model = default_model
-        self._metrics = metrics
-        self._lock = threading.Lock()
+        self._may_be_empty = may_be_empty
+        self._versions = Versions(default_model)
+        self._switch = Switch(
+            self._versions, root, load, keep_versions=keep_versions, metrics=metrics, reload=reload, check=check
+        )
         self._changing = threading.Lock()  # held while versions are loaded or let go: one change at a time
-        self._expected: set[str] = set()
-        self._models: dict[str, dict[int, Version]] = {}
+        self._seen = Look()
+        self._unloaded: set[str] = set()  # by name: only a load by name brings these back
+        self._wrong: Mapping[str, str] = {}  # what was said of which folder
+        self.find, self.use, self.default = self._versions.find, self._versions.use, self._versions.default
+        self.versions, self.readiness = self._versions.all, self._versions.readiness
+        self.expected = self._versions.expected
+
+    def on_change(self, changed: Callable[[], None]) -> None:
+        """Have `changed` called when another model is there, is served or is not served any more."""
+        self._switch.changed = changed
 
     def scan(self) -> None:
         """Find what is on disk; every version starts as LOADING.
 
         Raises:
-            SetupError: the repository cannot be read, or a model in it has a name that cannot be served.
+            SetupError: the repository cannot be read, or a folder in it can be no model.
         """
         try:
-            found = {
-                folder.name: _found(folder)
-                for folder in sorted(self._root.iterdir())
-                if folder.is_dir() and not folder.name.startswith(".") and folder.name != _LOST
-            }
+            seen = looks.look(self._root.resolve(strict=True))
         except FileNotFoundError:
             raise SetupError(
                 f"--repository {self._root} does not exist; `saccade export` and `make demo` make one, "
@@ -92,27 +76,59 @@ class Repository:
             ) from None
         except OSError as error:
             raise SetupError(f"--repository {self._root} cannot be read: {error.strerror}") from None
-        for name in found:
-            if not is_name(name):
-                raise SetupError(
-                    f"--repository: a model cannot be called {name!r}; use letters, digits, '.', '_' and '-'"
-                )
-        with self._lock:
-            self._models = {name: versions for name, versions in found.items() if versions}
-            self._expected = set(self._models)
-        if self._default_model and self._default_model not in self._models:
+        for why in (*seen.refused.values(), *(f"{name}: {why}" for name, why in seen.unreadable.items())):
+            raise SetupError(f"--repository: {why}")
+        for name, found in seen.models.items():
+            for number, files in found.items():
+                self._versions.put(Version(name, number, State.LOADING, files=files))
+        self._versions.expect(*self.readiness())
+        self._seen = seen
+        if self._default_model and self._default_model not in self.readiness():
             raise SetupError(
-                f"--default-model {self._default_model} is not in the repository; there are: {self._names()}"
+                f"--default-model {self._default_model} is not in the repository; there are: {self._versions.names()}"
             )
 
     def load_all(self) -> None:
         """Load the newest versions of every model, the highest first, until enough of each passed."""
         with self._changing:
-            for name in list(self._models):
-                self._load_newest(name)
+            for name in self.readiness():
+                self._switch.settle(name, self._seen.models[name], 0.0)
+
+    def refresh(self, seconds: float) -> None:
+        """Look at the disk again; load, or let go, what this look and the one before agree on.
+
+        A version that failed is tried again when its files changed. A model that was unloaded by name stays so. What
+        cannot be read, and a repository that is suddenly empty, leave what is served as it is; that is logged once.
+
+        Args:
+            seconds: most to wait for the calls of each version that is let go.
+        """
+        with self._changing:
+            try:
+                now = looks.look(self._root.resolve(strict=True))
+            except OSError as error:
+                self._say({"": f"it cannot be read: {error.strerror or error}"})
+                return
+            wrong = {**now.unreadable, **now.refused}
+            known = self._versions.files()
+            if known and not (now.models or wrong or self._may_be_empty):
+                self._say({"": _EMPTY})
+                return
+            before, self._seen = self._seen, now
+            for name, found in looks.agreed(before, now, known).items():
+                if name in self._unloaded:
+                    continue
+                if found is None:
+                    self._switch.let_go(name, seconds)
+                    logs.info("model removed", model=name)
+                elif found:
+                    self._switch.settle(name, found, seconds)
+                elif name in known:
+                    wrong[name] = _NO_VERSION
+            self._say(wrong)
 
     def load(self, name: str, seconds: float) -> None:
-        """Look again for the versions of one model and load what is new, or failed before, beside what is served.
+        """Look for the versions of one model and load what is new or changed, or failed before, without a second look.
 
         Args:
             name: of a folder in the repository.
@@ -123,207 +139,55 @@ class Repository:
             Unavailable: its highest version cannot be served; says why, and what is served instead.
         """
         with self._changing:
-            found = self._look(name)
-            with self._lock:
-                known = self._models.setdefault(name, {})
-                for number in [number for number, entry in known.items() if entry.model is None]:
-                    del known[number]
-                known.update({number: entry for number, entry in found.items() if number not in known})
-            gone = self._load_newest(name)
-            for entry in gone:
-                _drain(entry, seconds)
-        newest = self._versions(name).get(max(found))
-        if newest is not None and newest.state is not State.READY:
-            served = _join([entry.version for entry in self.versions() if entry.name == name and entry.model])
+            try:
+                found = looks.look_at(self._root.resolve(), name)
+            except OSError as error:
+                logs.warning("model cannot be read", model=name, reason=str(error))
+                found = {}
+            if not found:
+                raise UnknownModel(
+                    f"failed to load {name[:80]!r}: the repository has no version of it; "
+                    f"served are: {self._versions.names()}"
+                )
+            self._unloaded.discard(name)
+            self._switch.settle(name, found, seconds, again=True)
+        newest = self._versions.get(name, max(found))
+        if newest is not None and (newest.state is not State.READY or newest.reason):
+            served = join([entry.version for entry in self.versions() if entry.name == name and entry.model])
             raise Unavailable(
                 f"failed to load version {newest.version} of {name!r}: {newest.reason}; versions served: {served}"
             )
 
     def unload(self, name: str, seconds: float) -> None:
-        """Drain every version of a model, for at most `seconds` in all, and let it go.
+        """Drain every version of a model, for at most `seconds` in all, and let it go until it is loaded by name.
 
         Raises:
             UnknownModel: there is no such model.
         """
-        deadline = time.monotonic() + seconds
         with self._changing:
-            versions = self._versions(name)
-            self._metrics.model_ready(name, ready=False)
-            with self._lock:
-                self._expected.discard(name)
-            for entry in versions.values():
-                self._set(replace(entry, state=State.DRAINING))
-            for entry in versions.values():
-                _drain(entry, max(0.0, deadline - time.monotonic()))
-            with self._lock:
-                del self._models[name]
+            self._versions.of(name)
+            self._unloaded.add(name)
+            self._switch.let_go(name, seconds)
         logs.info("model unloaded", model=name)
 
-    def find(self, name: str, version: str) -> Model:
-        """Return the model that a request means by its name (may be empty) and version (may be empty).
-
-        Raises:
-            UnknownModel: no such model or version; names those there are.
-            InvalidInput: none is named and there is no default, or the version is no whole number.
-            Unavailable: it is there and cannot answer now; says why.
-        """
-        name = name or self._default()
-        versions = self._versions(name)
-        if version:
-            if not _VERSION.fullmatch(version):
-                raise InvalidInput("version", f"is {version[:40]!r}; it must be a whole number from 1")
-            asked = versions.get(int(version))
-            if asked is None:
-                raise UnknownModel(f"no version {version} of {name!r}; there are: {_join(sorted(versions))}")
-            chosen = asked
-        else:
-            chosen = max(versions.values(), key=lambda entry: (_PREFERRED.index(entry.state), entry.version))
-        if chosen.model is None:
-            why = "is being loaded" if chosen.state is State.LOADING else f"is {chosen.state.value}: {chosen.reason}"
-            raise Unavailable(f"version {chosen.version} of {chosen.name!r} {why}")
-        return chosen.model
-
-    def versions(self) -> list[Version]:
-        """Return all versions, by model, the highest first."""
-        with self._lock:
-            return [
-                self._models[name][number]
-                for name in sorted(self._models)
-                for number in sorted(self._models[name], reverse=True)
-            ]
-
-    def default(self) -> Model | None:
-        """Return the model that a request that names nothing gets; None where there is none."""
-        try:
-            return self.find("", "")
-        except (InvalidInput, UnknownModel, Unavailable):
-            return None
-
-    def readiness(self) -> dict[str, bool]:
-        """Return for each model whether a version of it is served."""
-        with self._lock:
-            return {
-                name: any(entry.state is State.READY for entry in versions.values())
-                for name, versions in self._models.items()
-            }
-
-    def expected(self) -> dict[str, bool]:
-        """Return the readiness of the models found at start or loaded since, less those that were unloaded."""
-        return {name: served for name, served in self.readiness().items() if name in self._expected}
+    def stop(self) -> None:
+        """Begin no further load; one that runs is not interrupted."""
+        self._switch.stopped = True
 
     def close(self, seconds: float) -> None:
         """Drain every served version, for at most `seconds` in all, and let it go."""
+        self.stop()
         deadline = time.monotonic() + seconds
-        for entry in self.versions():
-            self._metrics.model_ready(entry.name, ready=False)
-            if entry.model is not None:
-                self._set(replace(entry, state=State.DRAINING))
-                entry.model.drain(max(0.0, deadline - time.monotonic()))
+        changing = self._changing.acquire(timeout=seconds)
+        self._switch.close(max(0.0, deadline - time.monotonic()))
+        if changing:
+            self._changing.release()
 
-    def _look(self, name: str) -> dict[int, Version]:
-        """Return the versions of a model that are on disk now."""
-        found: dict[int, Version] = {}
-        if is_name(name):
-            try:
-                found = _found(self._root / name)
-            except OSError as error:
-                logs.warning("model cannot be read", model=name, reason=str(error))
-        if not found:
-            raise UnknownModel(
-                f"failed to load {name[:80]!r}: the repository has no version of it; served are: {self._names()}"
-            )
-        return found
-
-    def _load_newest(self, name: str) -> list[Version]:
-        """Load what is not served of a model's versions, the highest first, until enough passed.
-
-        Returns what is not kept and was served.
-        """
-        passed, gone = 0, []
-        for number, entry in sorted(self._versions(name).items(), reverse=True):
-            if passed == self._keep_versions:
-                gone.append(entry)
-                self._forget(name, number)
-            else:
-                passed += entry.state is State.READY or self._load_version(name, number)
-        with self._lock:
-            if passed:
-                self._expected.add(name)
-        self._metrics.model_ready(name, ready=passed > 0)
-        return gone
-
-    def _load_version(self, name: str, number: int) -> bool:
-        try:
-            model = self._load(self._root / name / str(number) / FILE, name, number)
-        except ModelRejected as error:
-            self._fail(name, number, str(error))
-            return False
-        except Exception as error:  # noqa: BLE001 - one bad file must not keep the others from being served
-            logs.failure("load failed", error, model=name, version=number)
-            self._fail(name, number, "it could not be loaded; the log says why")
-            return False
-        self._set(Version(name, number, State.READY, model=model))
-        facts = model.facts
-        logs.info(
-            "model ready",
-            model=name,
-            version=number,
-            provider=facts.provider,
-            device=facts.device,
-            precision=facts.precision,
-            verified=facts.verified,
-        )
-        return True
-
-    def _fail(self, name: str, number: int, reason: str) -> None:
-        logs.warning("model failed", model=name, version=number, reason=reason)
-        self._metrics.load_failed(name, number)
-        self._set(Version(name, number, State.FAILED, reason))
-
-    def _set(self, entry: Version) -> None:
-        with self._lock:
-            self._models[entry.name][entry.version] = entry
-
-    def _forget(self, name: str, number: int) -> None:
-        with self._lock:
-            del self._models[name][number]
-
-    def _default(self) -> str:
-        if self._default_model:
-            return self._default_model
-        if len(self._expected) == 1:
-            return next(iter(self._expected))
-        raise InvalidInput("model", f"is empty and there is no default; name one of: {self._names()}")
-
-    def _versions(self, name: str) -> dict[int, Version]:
-        with self._lock:
-            versions = self._models.get(name)
-            if versions is None:
-                raise UnknownModel(f"no model {name[:80]!r} here; there are: {self._names()}")
-            return dict(versions)
-
-    def _names(self) -> str:
-        return _join(sorted(self._models))
-
-
-def is_name(name: str) -> bool:
-    """Return whether a model may be called so."""
-    return bool(_NAME.fullmatch(name)) and name != RESERVED
-
-
-def _found(folder: Path) -> dict[int, Version]:
-    """Return the versions in a model's folder."""
-    return {
-        int(version.name): Version(folder.name, int(version.name), State.LOADING)
-        for version in folder.iterdir()
-        if _VERSION.fullmatch(version.name) and (version / FILE).is_file()
-    }
-
-
-def _drain(entry: Version, seconds: float) -> None:
-    if entry.model is not None:
-        entry.model.drain(seconds)
-
-
-def _join(names: list[str] | list[int]) -> str:
-    return ", ".join(str(name) for name in names) or "none"
+    def _say(self, wrong: Mapping[str, str]) -> None:
+        """Log what is wrong with which folder of the repository, where it was not so before."""
+        for folder, why in wrong.items():
+            if self._wrong.get(folder) != why:
+                logs.warning("repository is not as expected", folder=self._root / folder, reason=why)
+        for folder in self._wrong.keys() - wrong.keys():
+            logs.info("repository is as expected again", folder=self._root / folder)
+        self._wrong = wrong

@@ -21,11 +21,13 @@ from service.config import Settings
 from service.counts import Counts
 from service.decoder import Decoder
 from service.errors import SetupError, UnknownModel
-from service.loading import load_model
+from service.loading import check_files, load_model
+from service.looks import RESERVED
 from service.metrics import Metrics
 from service.model import Options
+from service.polling import Polling
 from service.providers import parse_options
-from service.repository import RESERVED, Load, Repository
+from service.repository import Repository
 from service.rpc import classifier, inference, wire
 from service.rpc.calls import Calls, Handler
 from service.rpc.deadlines import Deadlines
@@ -36,6 +38,7 @@ from service.rpc.streams import WINDOW, Streams
 from service.security import Security
 from service.session import check_runtime
 from service.signals import StopSignals
+from service.switch import Load
 from service.watched import Watch
 
 BUNDLED = Path(__file__).parent / "bundled/models"
@@ -94,6 +97,9 @@ def open_repository(settings: Settings, metrics: Metrics, load: Load | None = No
         keep_versions=settings.keep_versions,
         default_model=settings.default_model or (None if settings.repository else BUNDLED_DEFAULT),
         metrics=metrics,
+        reload=settings.reload,
+        check=check_files if load is None else lambda _: None,
+        may_be_empty=settings.allow_empty,
     )
 
 
@@ -134,8 +140,13 @@ class Server:
         self._watch = Watch()
         self._security = Security(settings, self._watch)
         self._drained = False
-        self._reported: set[str] = set()  # models whose health was told
+        self._loaded = False
+        self._reported: dict[str, Any] = {}  # the health that was told, by service and model
         self.repository = open_repository(settings, self.metrics, load)
+        self.repository.on_change(self._report_health)
+        self._polling = Polling(
+            partial(self.repository.refresh, settings.grace), settings.poll_seconds, name="repository"
+        )
         # Threads for what is not ours (health) and what takes a while (lists); nothing that waits for a model is here.
         self._control = ThreadPoolExecutor(4, thread_name_prefix="control")
         self._changes = ThreadPoolExecutor(1, thread_name_prefix="repository")  # a change may take minutes
@@ -213,7 +224,7 @@ class Server:
         return runtime
 
     def load(self, without: Sequence[str] = ()) -> None:
-        """Load every model, and tell by the health what came of it.
+        """Load every model, tell by the health what came of it, and look for changes from then on.
 
         Args:
             without: models that callers had unloaded.
@@ -222,7 +233,9 @@ class Server:
         for model in without:
             with contextlib.suppress(UnknownModel):
                 self.repository.unload(model, 0.0)
+        self._loaded = True
         self._report_health()
+        self._polling.start()
 
     def served(self) -> list[str]:
         """Return the models of which a version is served."""
@@ -234,10 +247,7 @@ class Server:
         Raises:
             UnknownModel, Unavailable: see Repository.
         """
-        try:
-            (self.repository.load if change == "load" else self.repository.unload)(model, self._settings.grace)
-        finally:
-            self._report_health()
+        (self.repository.load if change == "load" else self.repository.unload)(model, self._settings.grace)
 
     def counts(self, versions: Sequence[tuple[str, int]]) -> list[Counts]:
         """Return what was counted of each version here."""
@@ -245,10 +255,12 @@ class Server:
 
     def ready(self) -> bool:
         """Return whether the whole server counts as ready, by `--ready` and `--allow-empty`."""
-        served = list(self.repository.expected().values())
-        if not served:
+        expected = self.repository.expected()
+        if not expected:
             return self._settings.allow_empty
-        return all(served) if self._settings.ready == "all" else any(served)
+        if not any(self.repository.readiness().values()):
+            return False  # nothing can be answered
+        return self._settings.ready == "any" or all(expected.values())
 
     def drain(self, *, delay: float, refuse: float = _REFUSE_SECONDS) -> None:
         """Stop so that no accepted call is lost: see the design's "Drain".
@@ -260,6 +272,8 @@ class Server:
         if self._drained:
             return
         self._drained = True
+        self._polling.stop()
+        self.repository.stop()
         logs.info("draining", delay=delay)
         self._health.enter_graceful_shutdown()
         time.sleep(delay)
@@ -309,14 +323,14 @@ class Server:
         self._calls.limit = self._most_calls()
         readiness = self.repository.readiness()
         overall = _SERVING if self.ready() else _NOT_SERVING
-        for service in ("", *_SERVICES):
-            self._health.set(service, overall)
-        gone = dict.fromkeys(self._reported - readiness.keys(), False)
-        self._reported |= readiness.keys()
-        for name, served in (readiness | gone).items():
-            self._health.set(name, _SERVING if served else _NOT_SERVING)
-        self._health.set(RESERVED, _SERVING)
-        if self._colleagues:
+        report = {"": overall, **dict.fromkeys(_SERVICES, overall), RESERVED: _SERVING}
+        report |= dict.fromkeys(self._reported.keys() - report.keys(), _NOT_SERVING)  # models that are gone
+        report |= {name: _SERVING if served else _NOT_SERVING for name, served in readiness.items()}
+        for service, status in report.items():
+            if self._reported.get(service) != status:  # a Watch hears of every status that is set
+                self._health.set(service, status)
+        self._reported = report
+        if self._colleagues and self._loaded:  # not after each of the first: who told this is told to listen
             self._colleagues.tell(ready=self.ready(), models=self.served())
 
 

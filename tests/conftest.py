@@ -14,8 +14,8 @@ from service import logs
 from service.client import Client
 from service.config import load_settings
 from service.metrics import Metrics
-from service.repository import Load
 from service.server import Server
+from service.switch import Load
 from tests import triton as triton_client
 from tests.fakes import HeldLoad, HeldSession
 from tests.onnx_models import write_model

@@ -1,5 +1,6 @@
 """Models that a repository can load without a file, and what loads them."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -24,11 +25,13 @@ class Loads:
     def __init__(self, *failing: str, error: Exception = REJECTED, verified: bool = True) -> None:
         self.failing, self.error, self.verified = failing, error, verified
         self.asked: list[str] = []
+        self.meanwhile: Callable[[], object] = lambda: None  # called while a version is loaded
 
     def __call__(self, path: Path, name: str, version: int) -> Model:
         """Return a fake model, or fail."""
         assert path.parts[-3:] == (name, str(version), "model.onnx")
         self.asked.append(f"{name}/{version}")
+        self.meanwhile()
         if self.asked[-1] in self.failing:
             raise self.error
         return cast("Model", FakeModel(name, version, verified=self.verified))

@@ -5,12 +5,13 @@ from concurrent.futures import Executor
 
 from service import image
 from service.errors import InvalidInput
-from service.model import Answer, Facts, Picture
-from service.repository import Repository, State, Version
+from service.model import Answer, Facts, Model, Picture
+from service.repository import Repository
 from service.rpc.calls import Call, Calls, Handler, Make, parse, sooner
 from service.rpc.categories import classifications
 from service.rpc.pb.saccade.v1 import classifier_pb2 as pb
 from service.rpc.statuses import StatusWithDetails
+from service.versions import State, Version
 
 SERVICE = pb.DESCRIPTOR.services_by_name["ImageClassifier"].full_name
 
@@ -37,20 +38,23 @@ class Classifier:
     ) -> Callable[[], None]:
         """Begin Classify, or one message of ClassifyStream; see service.rpc.calls.Begin."""
         call.id = request.id
-        model = self._repository.find(request.model, request.version)
-        call.model, call.version = model.facts.name, model.facts.version
 
-        def on_done(answer: Callable[[], Answer]) -> None:
-            ready(lambda: response_of(answer(), model.facts, request.id))
+        def start(model: Model) -> Callable[[], None]:
+            call.model, call.version = model.facts.name, model.facts.version
 
-        return model.start(
-            pictures_of(request),
-            top_k=request.top_k,
-            deadline=call.deadline,
-            alone=call.alone,
-            later=call.later,
-            on_done=on_done,
-        )
+            def on_done(answer: Callable[[], Answer]) -> None:
+                ready(lambda: response_of(answer(), model.facts, request.id))
+
+            return model.start(
+                pictures_of(request),
+                top_k=request.top_k,
+                deadline=call.deadline,
+                alone=call.alone,
+                later=call.later,
+                on_done=on_done,
+            )
+
+        return self._repository.use(request.model, request.version, start)
 
     def list_models(self, _: pb.ListModelsRequest, __: Call) -> pb.ListModelsResponse:
         """Answer ListModels."""
@@ -129,14 +133,13 @@ def response_of(answer: Answer, facts: Facts, request_id: str) -> pb.ClassifyRes
 
 def _model(entry: Version, *, default: bool) -> pb.Model:
     message = pb.Model(
-        name=entry.name, version=str(entry.version), state=_STATES[entry.state], reason=entry.reason, default=default
+        name=entry.name, version=str(entry.version), state=_STATES[entry.state], reason=entry.notice, default=default
     )
     if entry.model is None:
         return message
     facts, manifest = entry.model.facts, entry.model.manifest
     message.MergeFrom(
         pb.Model(
-            reason=entry.model.notice,
             verified=facts.verified,
             architecture=manifest.architecture,
             provider=facts.provider,

@@ -2,12 +2,13 @@
 
 from service.config import Settings
 from service.counts import Counts, Duration
+from service.looks import FILE
 from service.model import Model
-from service.repository import FILE, State, Version
 from service.rpc.pb.inference import extensions_pb2, model_config_pb2
 from service.rpc.pb.inference import service_pb2 as pb
 from service.rpc.tensors import tensors_of
 from service.tensors import Tensor
+from service.versions import State, Version
 
 PLATFORM = "onnxruntime_onnx"
 BACKEND = "onnxruntime"
@@ -106,7 +107,7 @@ def index(versions: list[Version], *, only_ready: bool) -> extensions_pb2.Reposi
                 name=entry.name,
                 version=str(entry.version),
                 state=_STATES[entry.state],
-                reason=entry.model.notice if entry.model else entry.reason,
+                reason=entry.notice,
             )
             for entry in versions
             if entry.state is State.READY or not only_ready

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from service.errors import InvalidInput
-from service.model import WHOLE_ROWS, Answer
+from service.model import WHOLE_ROWS, Answer, Model
 from service.repository import Repository
 from service.rpc.calls import Call, Make, parse, sooner
 from service.rpc.pb.inference import service_pb2 as pb
@@ -19,22 +19,31 @@ def begin(repository: Repository, request: pb.ModelInferRequest, call: Call, rea
     Raises:
         SaccadeError: it cannot be begun; see service.errors.
     """
-    asked = _Asked(repository, request, call)
+    call.id = request.id
+    if request.parameters and "timeout" in request.parameters:
+        microseconds = request.parameters["timeout"].int64_param
+        if microseconds > 0:
+            call.deadline = sooner(call.deadline, microseconds / 1e6)
 
-    def on_done(answer: Callable[[], Answer]) -> None:
-        ready(lambda: asked.response(answer))
+    def start(model: Model) -> Callable[[], None]:
+        asked = _Asked(model, request, call)
 
-    try:
-        return asked.model.start(
-            asked.pictures,
-            top_k=asked.top_k,
-            deadline=call.deadline,
-            alone=call.alone,
-            later=call.later,
-            on_done=on_done,
-        )
-    except InvalidInput as error:
-        raise _of_tensor(error) from None
+        def on_done(answer: Callable[[], Answer]) -> None:
+            ready(lambda: asked.response(answer))
+
+        try:
+            return model.start(
+                asked.pictures,
+                top_k=asked.top_k,
+                deadline=call.deadline,
+                alone=call.alone,
+                later=call.later,
+                on_done=on_done,
+            )
+        except InvalidInput as error:
+            raise _of_tensor(error) from None
+
+    return repository.use(request.model_name, request.model_version, start)
 
 
 class ModelStream:
@@ -62,7 +71,7 @@ class ModelStream:
 
 
 class _Asked:
-    """One request for inference, checked: the model that it means, its pictures, and what it wants of them.
+    """One request for inference, checked for the model that it means: its pictures, and what it wants of them.
 
     Raises:
         SaccadeError: it cannot be run as it is.
@@ -70,13 +79,9 @@ class _Asked:
 
     __slots__ = ("id", "model", "output", "pictures", "top_k")
 
-    def __init__(self, repository: Repository, request: pb.ModelInferRequest, call: Call) -> None:
-        call.id = self.id = request.id
-        if request.parameters and "timeout" in request.parameters:
-            microseconds = request.parameters["timeout"].int64_param
-            if microseconds > 0:
-                call.deadline = sooner(call.deadline, microseconds / 1e6)
-        model = self.model = repository.find(request.model_name, request.model_version)
+    def __init__(self, model: Model, request: pb.ModelInferRequest, call: Call) -> None:
+        self.id = request.id
+        self.model = model
         call.model, call.version = model.facts.name, model.facts.version
         taken, self.output = tensors_of(model)
         self.top_k = classes_wanted(request, self.output) or WHOLE_ROWS

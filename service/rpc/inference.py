@@ -12,12 +12,14 @@ from google.protobuf.message_factory import GetMessageClass
 from service.config import Settings
 from service.counts import Counts
 from service.errors import InvalidInput, Unavailable, UnknownModel, Unsupported
-from service.repository import Repository, State, is_name
+from service.looks import is_name
+from service.repository import Repository
 from service.rpc import described
 from service.rpc.calls import Call, Calls, Handler
 from service.rpc.infer import begin
 from service.rpc.pb.inference import extensions_pb2, model_config_pb2
 from service.rpc.pb.inference import service_pb2 as pb
+from service.versions import State
 
 DESCRIPTOR = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 SERVICE = DESCRIPTOR.full_name

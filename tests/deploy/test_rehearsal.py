@@ -7,7 +7,6 @@ import sys
 
 import pytest
 
-from service.config import Settings
 from tests.deploy.objects import DEPLOY, tool
 
 SHORT = ("--rounds", "1", "--replicas", "2", "--pre-stop", "1", "--told", "0.5", "--drain-delay", "0.5")
@@ -29,7 +28,6 @@ def rehearse(*options: str, seconds: float) -> str:
     return done.stdout
 
 
-@pytest.mark.skipif("poll_seconds" not in Settings.model_fields, reason="needs --poll-seconds")
 def test_no_call_of_the_shipped_client_fails() -> None:
     """Replicas behind HAProxy are replaced, certificates and models changed: the shipped client sees none of it.
 

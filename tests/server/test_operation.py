@@ -8,9 +8,9 @@ from service import image, logs
 from service.client import Client
 from service.errors import InvalidInput, SetupError, Unavailable
 from service.loading import load_model
+from service.looks import FILE
 from service.metrics import Metrics
 from service.model import Model, Options
-from service.repository import FILE
 from service.server import Server
 from tests.conftest import Connect, Lines, StartServer
 from tests.onnx_models import pictures, write_model

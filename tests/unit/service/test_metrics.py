@@ -214,3 +214,19 @@ def test_records_of_many_threads_are_all_counted() -> None:
         thread.join()
     labels = {"model": "linear", "method": "Classify", "code": "OK"}
     assert metrics.registry.get_sample_value("saccade_requests_total", labels) == 20_000
+
+
+@pytest.mark.parametrize(("sha256", "shown"), [("abc", 1), ("def", 0)])
+def test_loaded_anew(sha256: str, shown: int, metrics: Metrics, version: VersionMetrics) -> None:
+    """A version that was loaded anew stays when the one of its number goes, and shows 0 for another file only."""
+    version.served(now=True)
+    anew = metrics.version(Facts("lenet5", 3, "cuda", "fp16", True, sha256), LABELS, lambda: 5)
+    anew.served(now=True)
+    version.served(now=False)
+    facts = {"version": "3", "provider": "cuda", "precision": "fp16", "verified": "true"}
+    assert value(metrics, "queue_depth", version="3") == 5
+    assert value(metrics, "model_info", **facts, sha256=sha256) == 1
+    assert value(metrics, "model_info", **facts, sha256="abc") == shown
+    anew.served(now=False)
+    assert value(metrics, "queue_depth", version="3") == 0
+    assert value(metrics, "model_info", **facts, sha256=sha256) == 0

@@ -6,7 +6,9 @@ import pytest
 
 from service.errors import InvalidInput, SetupError, Unavailable, UnknownModel
 from service.metrics import Metrics
-from service.repository import Load, Repository, State
+from service.repository import Repository
+from service.switch import Load
+from service.versions import State
 from tests.loads import REJECTED, FakeModel, Loads
 
 Make = Callable[..., Repository]

@@ -1,0 +1,222 @@
+"""What lies in a model repository, look by look: the files of every version, and what two looks agree on.
+
+Copies and object-store syncs do not rename: files grow, and appear one after the other. So a version counts as there,
+changed or gone only when two looks saw the same names, sizes and times of change. Links are followed where they stay
+inside the repository (Kubernetes' volumes are made of them); names that begin with a dot are left out, which are those
+of copies under way (rsync, `saccade export`) and of Kubernetes' own folders.
+
+No look makes it safe to overwrite external weight files in place: ONNX Runtime maps those that it does not prepack, so
+the answers of a session that runs change at once, and a file cut short kills the process. Only a new version's folder
+is the place for them.
+"""
+
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+FILE = "model.onnx"
+RESERVED = "liveness"
+"""A health service of its own, so no model may be called so."""
+MAX_FILES = 2000
+"""In a version's folder; a model may name 1,000 files of weights."""
+MAX_DEPTH = 8
+"""Of folders in a version's folder: a link may lead round in a circle."""
+
+_LOST = "lost+found"  # at the root of every ext4 volume, and unreadable
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_VERSION = re.compile(r"[1-9][0-9]{0,17}")
+_OUT = "is a link out of the repository; copy it there, or mount what it leads to"
+
+
+class Entry(NamedTuple):
+    """One name in a folder, links followed: its size in bytes, its last change in nanoseconds, where a link leads."""
+
+    name: str
+    mode: int
+    size: int
+    changed: int
+    leads_to: str = ""
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether there is something in it."""
+        return stat.S_ISDIR(self.mode)
+
+
+Read = Callable[[Path], list[Entry]]
+"""Lists a folder; raises OSError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """The files of one version.
+
+    Attributes:
+        entries: place in the version's folder, bytes, and time of the last change in nanoseconds, of each.
+        refused: why they may not be loaded, whatever is in them.
+    """
+
+    entries: tuple[tuple[str, int, int], ...] = ()
+    refused: str = ""
+
+
+NO_FILES = Files()
+Found = Mapping[int, Files]
+"""The versions of one model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one look found.
+
+    Attributes:
+        models: the versions of every model; none in a folder without.
+        unreadable: models that could not be read, and why: they may have any versions.
+        refused: folders that cannot be models, and why.
+    """
+
+    models: Mapping[str, Found] = field(default_factory=dict)
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+
+def is_name(name: str) -> bool:
+    """Return whether a model may be called so."""
+    return bool(_NAME.fullmatch(name)) and name != RESERVED
+
+
+def is_version(name: str) -> bool:
+    """Return whether a version may be called so."""
+    return bool(_VERSION.fullmatch(name))
+
+
+def read_folder(folder: Path) -> list[Entry]:
+    """Return what is in a folder, by name; links that lead nowhere are not there.
+
+    Raises:
+        OSError: it, or something in it, cannot be read.
+    """
+    entries = []
+    with os.scandir(folder) as found:
+        for each in found:
+            try:
+                status = each.stat()
+            except FileNotFoundError:
+                continue  # or it has gone since
+            leads_to = os.path.realpath(each.path) if each.is_symlink() else ""
+            entries.append(Entry(each.name, status.st_mode, status.st_size, status.st_mtime_ns, leads_to))
+    return sorted(entries)
+
+
+def look(root: Path, read: Read = read_folder) -> Look:
+    """Return what is in a repository now.
+
+    Args:
+        root: the repository, its own links resolved.
+        read: lists a folder.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    models: dict[str, Found] = {}
+    unreadable: dict[str, str] = {}
+    refused: dict[str, str] = {}
+    for entry in read(root):
+        if not entry.is_folder or entry.name.startswith(".") or entry.name == _LOST:
+            continue
+        if not is_name(entry.name):
+            refused[entry.name] = f"a model cannot be called {entry.name!r}; use letters, digits, '.', '_' and '-'"
+        elif _leads_out(entry, root):
+            refused[entry.name] = f"{entry.name} {_OUT}"
+        else:
+            try:
+                models[entry.name] = _versions(root / entry.name, root, read)
+            except OSError as error:
+                unreadable[entry.name] = error.strerror or str(error)
+    return Look(models, unreadable, refused)
+
+
+def look_at(root: Path, name: str, read: Read = read_folder) -> Found:
+    """Return the versions of one model that are there now; none where the name is no name of a model in `root`.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if not is_name(name) or not any(
+        entry.name == name and entry.is_folder and not _leads_out(entry, root) for entry in read(root)
+    ):
+        return {}
+    return _versions(root / name, root, read)
+
+
+def agreed(before: Look, now: Look, known: Mapping[str, Found]) -> dict[str, Found | None]:
+    """Return what the versions of each model are by two looks; None where its folder is gone.
+
+    Args:
+        before: the look before.
+        now: the last look.
+        known: what was loaded, or tried, until now; what two looks do not agree on stays so.
+    """
+    found: dict[str, Found | None] = {}
+    for name in sorted({*before.models, *now.models, *known}):
+        if any(name in each.unreadable or name in each.refused for each in (before, now)):
+            continue
+        first, second = before.models.get(name), now.models.get(name)
+        if first is not None and second is not None:
+            found[name] = dict(_settled(first, second, known.get(name, {})))
+        elif first is None and second is None:
+            found[name] = None
+    return found
+
+
+def _settled(before: Found, now: Found, known: Found) -> Iterator[tuple[int, Files]]:
+    for number in {*before, *now, *known}:
+        first, second = before.get(number), now.get(number)
+        if first != second:
+            if number in known:
+                yield number, known[number]
+        elif second is not None:
+            yield number, second
+
+
+def _versions(folder: Path, root: Path, read: Read) -> Found:
+    found = {}
+    for entry in read(folder):
+        if entry.is_folder and is_version(entry.name):
+            files = (
+                Files(refused=f"its folder {_OUT}") if _leads_out(entry, root) else _files(folder, entry, root, read)
+            )
+            if files.refused or any(place == FILE for place, _, _ in files.entries):
+                found[int(entry.name)] = files
+    return found
+
+
+def _files(model: Path, version: Entry, root: Path, read: Read) -> Files:
+    """Return the files of a version, those in folders of its folder too."""
+    entries: list[tuple[str, int, int]] = []
+    folders = [""]
+    while folders:
+        within = folders.pop()
+        for entry in read(model / version.name / within):
+            if entry.name.startswith("."):
+                continue
+            place = f"{within}{entry.name}"
+            if _leads_out(entry, root):
+                return Files(refused=f"{place} {_OUT}")
+            if entry.is_folder:
+                folders.append(f"{place}/")
+            elif not stat.S_ISREG(entry.mode):
+                return Files(refused=f"{place} is no plain file, but a device, a pipe or a socket")
+            else:
+                entries.append((place, entry.size, entry.changed))
+            if len(entries) + len(folders) > MAX_FILES or place.count("/") > MAX_DEPTH:
+                return Files(refused=f"its folder holds more than {MAX_FILES:,} files, or folders {MAX_DEPTH} deep")
+    return Files(tuple(sorted(entries)))
+
+
+def _leads_out(entry: Entry, root: Path) -> bool:
+    return bool(entry.leads_to) and not Path(entry.leads_to).is_relative_to(root)
