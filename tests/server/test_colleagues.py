@@ -1,0 +1,62 @@
+"""What a server tells those that share its port."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from service.config import Settings
+from service.counts import Counts
+from service.rpc.inference import Change
+from service.server import Server
+from tests.loads import Loads
+
+
+class Told:
+    """Colleagues that note what they hear."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[bool, list[str]]] = []
+
+    def change(self, change: Change, model: str) -> None:
+        """Is asked by callers only."""
+
+    def counts(self, versions: Sequence[tuple[str, int]]) -> list[Counts]:
+        """Return nothing counted."""
+        return [Counts() for _ in versions]
+
+    def tell(self, *, ready: bool, models: Sequence[str]) -> None:
+        """Note it."""
+        self.heard.append((ready, list(models)))
+
+
+@pytest.fixture
+def told() -> Told:
+    """Return colleagues."""
+    return Told()
+
+
+@pytest.fixture
+def server(tmp_path: Path, told: Told) -> Iterator[Server]:
+    """Return a server of models a and b that neither listens nor has loaded them."""
+    for name in ("a", "b"):
+        (tmp_path / name / "1").mkdir(parents=True)
+        (tmp_path / name / "1" / "model.onnx").touch()
+    settings = Settings(repository=tmp_path, ready="any", poll_seconds=0)
+    server = Server(settings, load=Loads(), colleagues=told)
+    server.open()
+    yield server
+    server.drain(delay=0, refuse=0)
+
+
+def test_told_once_all_is_loaded(server: Server, told: Told) -> None:
+    """They hear nothing until every model was loaded, though one of two is READY before the other."""
+    server.load()
+    assert told.heard == [(True, ["a", "b"])]
+
+
+def test_told_of_changes(server: Server, told: Told) -> None:
+    """They hear of what is served no more."""
+    server.load()
+    server.change("unload", "a")
+    assert told.heard[-1] == (True, ["b"])
