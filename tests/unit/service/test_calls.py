@@ -80,7 +80,7 @@ class Method:
         """Hand a call over as gRPC does."""
         method: Any = (handler or self._handler).unary_unary
         pool = method.experimental_thread_pool
-        pool._on_arrival(cast("Wire", wire))
+        pool.on_arrival(cast("Wire", wire))
         return wire
 
     def begin(self, wire: FakeWire | None = None) -> tuple[FakeWire, UnaryCall]:
