@@ -212,7 +212,10 @@ def probe(context: typer.Context) -> None:
 
 
 def _add_commands() -> None:
-    """Add the commands of the other stage, in the order that a newcomer meets them."""
+    """Add `bench` and the commands of the other stage, in the order that a newcomer meets them."""
+    from service.load.cli import bench
+
+    app.command()(bench)
     for entry in sorted(importlib.metadata.entry_points(group="saccade.commands"), key=lambda entry: entry.name):
         app.command(entry.name)(entry.load())
 

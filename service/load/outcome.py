@@ -23,6 +23,11 @@ UNANSWERED = "UNANSWERED"
 REFUSED = "RESOURCE_EXHAUSTED"
 
 
+def require() -> None:
+    """Raise SetupError unless hdrhistogram is there: better before the load than after it."""
+    histogram([])
+
+
 def histogram(latencies: Iterable["array[int]"]) -> "HdrHistogram":
     """Return the HdrHistogram of latencies in microseconds, three significant digits."""
     try:
@@ -132,6 +137,20 @@ class Outcome:
     def late_milliseconds(self) -> float:
         """How late 99 % of the calls were sent at most."""
         return float(histogram([self.late]).get_value_at_percentile(99)) / 1000 if self.late else 0.0
+
+    def follow(self, other: "Outcome") -> None:
+        """Take in what came of the same load afterwards."""
+        cpu = self.busiest * self.seconds + other.busiest * other.seconds
+        self.windows.extend(other.windows)
+        self.seconds += other.seconds
+        self.arrived += other.arrived
+        self.good += other.good
+        self.images = other.images
+        self.cpu_seconds += other.cpu_seconds
+        self.busiest = cpu / self.seconds if self.seconds else 0.0
+        self.late.extend(other.late)
+        self.details = other.details | self.details
+        self.interrupted |= other.interrupted
 
     def add(self, other: "Outcome") -> None:
         """Take in what came of another process's share of the same load."""

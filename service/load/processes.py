@@ -6,8 +6,10 @@ import os
 import selectors
 import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
@@ -47,7 +49,8 @@ class Loaders:
         for _ in range(processes):
             here, there = context.Pipe()
             process = context.Process(target=_serve, args=(there,), daemon=True)
-            process.start()
+            with _ctrl_c_ignored():
+                process.start()
             there.close()
             self._pipes.append(here)
             self._processes.append(process)
@@ -93,7 +96,7 @@ class Loaders:
             except KeyboardInterrupt:
                 for pipe in pipes:
                     pipe.send(_STOP)
-                return replace_interrupted(self._collect(pipes, None))
+                return _interrupted(self._collect(pipes, None))
         except (EOFError, BrokenPipeError, ConnectionResetError):
             raise SaccadeError("a process of the load generator died") from None
 
@@ -112,7 +115,20 @@ class Loaders:
         return outcome
 
 
-def replace_interrupted(outcome: Outcome) -> Outcome:
+@contextmanager
+def _ctrl_c_ignored() -> Iterator[None]:
+    """Let a process that starts here inherit that it ignores Ctrl-C, which a terminal sends to all."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _interrupted(outcome: Outcome) -> Outcome:
     """Return the outcome, marked as one that was stopped before its time."""
     return replace(outcome, interrupted=True)
 

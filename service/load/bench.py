@@ -1,0 +1,214 @@
+"""One bench: prepares the messages, puts one load after the other on the target, looks at its metrics, keeps rows."""
+
+import datetime
+import os
+import platform
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from service.connection import Connection
+from service.errors import SetupError
+from service.load import scrape, targets
+from service.load.objective import Term
+from service.load.outcome import Outcome
+from service.load.plan import Arrivals, Load
+from service.load.processes import Loaders, Watch
+from service.load.report import Report, Row
+from service.load.search import KEPT_UP, Found, find_max
+from service.load.targets import Ask
+
+METRICS_PORT = 8002
+ROUNDS, MOST_ROUNDS = 3, 10
+"""A load that must be stable is measured until so many rounds in a row agree, or so often at most."""
+_PROBE_CALLERS, _PROBE_SECONDS = 16, 1.5
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a bench is to do.
+
+    Attributes:
+        protocol, connection: the target.
+        ask: what every message asks.
+        concurrency: closed loops, one row each.
+        rates: open loops, one row each.
+        deadline: seconds, from when a call is due; None for none.
+        stable: largest relative spread of the last rounds; None measures one round.
+        metrics_url: the server's metrics; empty for the usual place, None for no look.
+        most: highest rate that a search tries; None for no search.
+    """
+
+    protocol: targets.Protocol
+    connection: Connection
+    ask: Ask
+    concurrency: tuple[int, ...] = ()
+    rates: tuple[float, ...] = ()
+    arrivals: Arrivals = "poisson"
+    seconds: float = 10.0
+    warm_up: float = 1.0
+    deadline: float | None = None
+    processes: int = 1
+    channels: int = 0
+    stable: float | None = None
+    metrics_url: str | None = ""
+    objective: tuple[Term, ...] = ()
+    most: float | None = None
+
+    @property
+    def address(self) -> str:
+        """Of the target."""
+        return self.connection.addresses[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Viewer:
+    """Who watches: told of each load that begins, what comes in, each row, and each remark."""
+
+    begins: Callable[[str, float], Watch | None]
+    row: Callable[[Row], None]
+    note: Callable[[str], None]
+
+
+class _Interrupted(Exception):
+    """The user has seen enough."""
+
+
+def run(options: Options, viewer: Viewer) -> Report:
+    """Run a bench to its end or to Ctrl-C.
+
+    Raises:
+        SaccadeError: the target is not there, or has no such model.
+    """
+    prepared = targets.prepare(options.protocol, options.connection, options.ask)
+    facts = {
+        "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "client": f"{platform.node()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "deadline_ms": options.deadline and options.deadline * 1000,
+        "images_per_call": options.ask.images,
+        "processes": options.processes,
+        "seed": options.ask.seed,
+    }
+    target = f"{options.protocol}://{options.address}"
+    report = Report(target, prepared.model, prepared.content, facts=facts)
+    first = Load(
+        options.address,
+        prepared.method,
+        prepared.requests,
+        1,
+        options.seconds,
+        options.warm_up,
+        options.deadline,
+        kind=prepared.kind,
+        framing=prepared.framing,
+        arrivals=options.arrivals,
+        seed=options.ask.seed,
+        images=options.ask.images,
+        channels=options.channels,
+        connection=options.connection,
+    )
+    with Loaders(options.processes) as loaders, suppress(_Interrupted):
+        runner = _Runner(options, viewer, loaders, report)
+        for concurrency in options.concurrency:
+            runner.measure(replace(first, concurrency=concurrency))
+        for rate in options.rates:
+            runner.measure(replace(first, rate=rate))
+        if options.most is not None:
+            runner.search(first, options.most)
+    return report
+
+
+class _Runner:
+    def __init__(self, options: Options, viewer: Viewer, loaders: Loaders, report: Report) -> None:
+        self._options, self._viewer, self._loaders, self._report = options, viewer, loaders, report
+        self._metrics_url = options.metrics_url
+        if self._metrics_url == "":
+            usual = f"http://{options.address.rpartition(':')[0]}:{METRICS_PORT}/metrics"
+            self._metrics_url = usual if options.protocol == "saccade" else None
+
+    def measure(self, load: Load) -> Row:
+        """Measure one row."""
+        before = self._look()
+        outcome, spread = self._rounds(load)
+        after = self._look()
+        server = scrape.between(before, after) if before is not None and after is not None else None
+        row = Row(load, outcome, server, self._options.objective, spread)
+        self._report.rows.append(row)
+        self._viewer.row(row)
+        if outcome.interrupted:
+            raise _Interrupted
+        return row
+
+    def search(self, first: Load, most: float) -> None:
+        """Search the highest rate that meets the objective."""
+        start = self._options.rates[-1] if self._options.rates else self._guess(first)
+        limited = ""
+
+        def attempt(rate: float) -> bool:
+            nonlocal limited
+            row = self.measure(replace(first, rate=rate))
+            outcome = row.outcome
+            kept_up = outcome.rate >= KEPT_UP * outcome.calls / max(outcome.seconds, 1e-9)
+            good = bool(row.met) and kept_up
+            if not good and row.client_limits:
+                limited = row.client_limits
+            return good
+
+        found: Found = find_max(attempt, start=start, most=most)
+        self._report.found = found.rate
+        if limited:
+            self._viewer.note(f"the client may have set this limit, not the server: {limited}")
+
+    def _guess(self, first: Load) -> float:
+        """Return half of what a short closed loop gets."""
+        load = replace(first, concurrency=_PROBE_CALLERS, seconds=_PROBE_SECONDS, warm_up=0.5)
+        outcome = self._run("how fast it goes with 16 at once", load)
+        if outcome.interrupted:
+            raise _Interrupted
+        if not outcome.answered:
+            raise SetupError(f"no call was answered: {dict(outcome.failed)} {outcome.details}")
+        return max(1.0, outcome.rate / 2)
+
+    def _rounds(self, load: Load) -> tuple[Outcome, float | None]:
+        """Measure once, or until the last rounds agree; then those are the outcome."""
+        outcome, name = self._run(Row(load, Outcome()).name, load), Row(load, Outcome()).name
+        limit = self._options.stable
+        if limit is None:
+            return outcome, None
+        rounds = [outcome]
+        while not rounds[-1].interrupted and (len(rounds) < ROUNDS or spread(rounds[-ROUNDS:]) > limit):
+            if len(rounds) == MOST_ROUNDS:
+                break
+            again = replace(load, seed=load.seed + len(rounds))
+            rounds.append(self._run(f"{name}, round {len(rounds) + 1}", again))
+        last = rounds[-ROUNDS:]
+        found = spread(last)
+        if found > limit:
+            self._viewer.note(f"{name}: not stable after {len(rounds)} rounds: they differ by {found:.1%}")
+        joined = Outcome()
+        for part in last:
+            joined.follow(part)
+        return joined, found
+
+    def _run(self, name: str, load: Load) -> Outcome:
+        return self._loaders.run(load, self._viewer.begins(name, load.warm_up + load.seconds))
+
+    def _look(self) -> scrape.Samples | None:
+        """Look at the server's metrics; where there are none say so once."""
+        if not self._metrics_url:
+            return None
+        try:
+            return scrape.look(self._metrics_url)
+        except OSError as error:
+            self._viewer.note(f"no view of the server: {self._metrics_url}: {error} (--metrics-url says where)")
+            self._metrics_url = None
+            return None
+
+
+def spread(rounds: list[Outcome]) -> float:
+    """Return how far rounds differ, of their mean: in answers a second or in the 90 % latency, whichever is more."""
+    worst = 0.0
+    for values in ([each.rate for each in rounds], [each.milliseconds(90) for each in rounds]):
+        mean = sum(values) / len(values)
+        worst = max(worst, (max(values) - min(values)) / mean if mean else 0.0)
+    return worst

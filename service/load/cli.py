@@ -1,0 +1,166 @@
+"""The command `saccade bench`."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from service.connection import Connection
+from service.errors import SaccadeError, SetupError
+from service.options import with_connection
+
+
+def numbers(text: str, flag: str) -> tuple[float, ...]:
+    """Return the numbers of `1,8,32` or `100:2000:100` (first, last, step).
+
+    Raises:
+        SetupError: they are none.
+    """
+    try:
+        if ":" in text:
+            first, last, step = (float(part) for part in text.split(":"))
+            found = tuple(first + step * number for number in range(int((last - first) / step + 1e-9) + 1))
+        else:
+            found = tuple(float(part) for part in text.split(","))
+    except (ValueError, ZeroDivisionError):
+        found = ()
+    if not found or min(found) <= 0 or len(found) > 1000:
+        raise SetupError(f"{flag} {text!r}: give numbers above 0, as 1,8,32 or 100:2000:100 (first:last:step)")
+    return found
+
+
+def _size(text: str) -> tuple[int, int] | None:
+    if not text:
+        return None
+    height, found, width = text.partition("x")
+    if not (found and height.isdigit() and width.isdigit() and int(height) and int(width)):
+        raise SetupError(f"--size {text!r}: give HEIGHTxWIDTH, for example 224x224")
+    return int(height), int(width)
+
+
+@with_connection
+def bench(
+    target: Annotated[
+        str, typer.Argument(help="saccade://host:port, or oip://host:port (Triton and others); else --address.")
+    ] = "",
+    *,
+    connection: Connection,
+    concurrency: Annotated[str, typer.Option(help="Closed loop: callers that ask again at once; 1,8,32.")] = "",
+    rate: Annotated[
+        str, typer.Option("--rate", "--rates", help="Open loop: calls a second, 500, 100,200 or 100:2000:100.")
+    ] = "",
+    arrivals: Annotated[Literal["poisson", "constant"], typer.Option(help="Of an open loop.")] = "poisson",
+    duration: Annotated[float, typer.Option(min=0.1, help="Seconds measured for each load.")] = 10.0,
+    warm_up: Annotated[float, typer.Option(min=0, help="Seconds before that.")] = 1.0,
+    until_stable: Annotated[
+        float, typer.Option(min=0, help="Repeat until three rounds differ by at most so many per cent. 0: once.")
+    ] = 0.0,
+    deadline_ms: Annotated[
+        float, typer.Option(min=0, help="Deadline of each call, from when it is due; 0: none.")
+    ] = 0.0,
+    processes: Annotated[int, typer.Option(min=1, max=256, help="Processes that send.")] = 1,
+    channels: Annotated[
+        int, typer.Option(min=0, max=1024, help="Connections of each; 0: one for 8 callers, or 4 in an open loop.")
+    ] = 0,
+    model: Annotated[str, typer.Option(help="Model; the server's default if none is given.")] = "",
+    version: Annotated[str, typer.Option(help="Version of the model; the newest if none is given.")] = "",
+    images: Annotated[int, typer.Option(min=1, max=65536, help="Pictures a call.")] = 1,
+    pictures: Annotated[Path | None, typer.Option(exists=True, help="Folder or file of pictures to send.")] = None,
+    encoded: Annotated[bool, typer.Option("--encoded", help="Send drawn pictures as PNG, not as pixels.")] = False,
+    size: Annotated[str, typer.Option(help="Of drawn pictures, HEIGHTxWIDTH; the model's if none is given.")] = "",
+    top_k: Annotated[int, typer.Option(min=0, help="Labels for each picture; 0: the server's own number.")] = 0,
+    stream: Annotated[bool, typer.Option("--stream", help="Send messages on streams instead of calls.")] = False,
+    seed: Annotated[int, typer.Option(help="Of arrivals and drawn pictures.")] = 0,
+    slo: Annotated[
+        str,
+        typer.Option(help="Objective: p99<50ms,errors<0.1%; also p50 to p99.9, max, mean, refused, goodput>100."),
+    ] = "",
+    find_max: Annotated[bool, typer.Option("--find-max", help="Search the highest rate that meets --slo.")] = False,
+    max_rate: Annotated[float, typer.Option(min=1, help="Highest rate that --find-max tries.")] = 100_000.0,
+    metrics_url: Annotated[
+        str, typer.Option(help="The server's metrics; http://HOST:8002/metrics if none is given, `off` for no look.")
+    ] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")] = False,
+    csv_file: Annotated[Path | None, typer.Option("--csv", help="Write a line for each load.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw latency by load and over time (PNG).")] = None,
+    compare: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Report of an earlier --json; prints ratios.")
+    ] = None,
+) -> None:
+    """Measure a running server's latency and throughput, and whether they meet an objective.
+
+    Latency counts from the moment a call was due. Without --concurrency, --rate or --find-max: callers 1, 8 and 32.
+    Exit 1 if the objective is missed or nothing was answered. The manual is service/load/README.md.
+
+    Examples:
+
+        saccade bench
+
+        saccade bench --rate 500 --slo 'p99<50ms,errors<0.1%'
+
+        saccade bench --find-max --slo 'p99<50ms,errors<0.1%' --duration 5
+
+        saccade bench --rates 100:1000:100 --plot latency.png --csv latency.csv
+
+        saccade bench --concurrency 1,8,32 --pictures photos/ --images 4 --deadline-ms 200
+
+        saccade bench oip://triton.example.org:8001 --model resnet50 --rate 200 --json > today.json
+
+        saccade bench --rate 200 --compare today.json
+    """
+    from service.load import bench as benching
+    from service.load import objective as objectives
+    from service.load import outcome, plots, report, show, targets
+
+    try:
+        protocol, address = targets.parse(target or connection.addresses[0])
+        ask = targets.Ask(model, version, images, top_k, pictures, encoded, _size(size), stream, seed)
+        terms = objectives.parse(slo) if slo else ()
+        if find_max and not terms:
+            raise SetupError("--find-max needs an objective: --slo 'p99<50ms,errors<0.1%'")
+        callers = tuple(int(number) for number in numbers(concurrency, "--concurrency")) if concurrency else ()
+        rates = numbers(rate, "--rate") if rate else ()
+        old = report.read(compare) if compare else None
+    except SetupError as error:
+        raise typer.BadParameter(str(error)) from None
+    outcome.require()
+    if plot is not None:
+        plots.require()
+    options = benching.Options(
+        protocol,
+        replace(connection, addresses=(address,)),
+        ask,
+        concurrency=callers or ((1, 8, 32) if not rates and not find_max else ()),
+        rates=rates,
+        arrivals=arrivals,
+        seconds=duration,
+        warm_up=warm_up,
+        deadline=deadline_ms / 1000 or None,
+        processes=processes,
+        channels=channels,
+        stable=until_stable / 100 or None,
+        metrics_url=None if metrics_url == "off" else metrics_url,
+        objective=terms,
+        most=max_rate if find_max else None,
+    )
+    with show.Screen(quiet=as_json) as screen:
+        found = benching.run(options, screen.viewer)
+    compared = report.ratios(old, found.rows) if old else []
+    if as_json:
+        entry = found.to_json() | ({"compared": dict(compared)} if old else {})
+        sys.stdout.write(json.dumps(entry, indent=2) + "\n")
+    else:
+        show.print_report(found, compared)
+    if csv_file is not None:
+        with csv_file.open("w", newline="") as file:
+            found.write_csv(file)
+    if plot is not None:
+        plots.draw(found, plot)
+    if not any(row.outcome.answered for row in found.rows):
+        raise SaccadeError("no call was answered")
+    missed = not found.found if find_max else any(row.met is False for row in found.rows)
+    if missed:
+        raise typer.Exit(1)

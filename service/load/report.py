@@ -1,0 +1,194 @@
+"""What a bench found, as rows for people, for programs and for the next bench to compare with."""
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from service.errors import SetupError
+from service.load.objective import Term, met
+from service.load.outcome import Outcome, histogram
+from service.load.plan import Load
+from service.load.scrape import ServerView
+
+PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
+_BUSY = 0.85
+"""CPU seconds a second of a process of the client from which on it counts as the bottleneck."""
+_LATE_MS, _LATE_SHARE = 1.0, 0.25
+"""Calls sent so late, and by so much of the 99 % latency, that the client's own delay is in the figures."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One load and what came of it."""
+
+    load: Load
+    outcome: Outcome
+    server: ServerView | None = None
+    objective: tuple[Term, ...] = ()
+    spread: float | None = None
+
+    @property
+    def name(self) -> str:
+        """The load, for people."""
+        return f"{self.load.rate:g}/s" if self.load.rate is not None else f"{self.load.concurrency} at once"
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the objective was met; None without one."""
+        return met(self.objective, self.outcome) if self.objective else None
+
+    @property
+    def client_limits(self) -> str:
+        """Why the client itself is the bottleneck; empty where it is not."""
+        outcome = self.outcome
+        if outcome.busiest > _BUSY:
+            return f"a process of the client used {outcome.busiest:.0%} of a core; try --processes"
+        late = outcome.late_milliseconds
+        if late > max(_LATE_MS, _LATE_SHARE * outcome.milliseconds(99)):
+            return (
+                f"1 % of the calls were sent more than {late:.1f} ms late, which is in their latency; try --processes"
+            )
+        return ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the row for a program."""
+        load, outcome = self.load, self.outcome
+        return {
+            "load": self.name,
+            "rate": load.rate,
+            "arrivals": load.arrivals if load.rate is not None else None,
+            "concurrency": load.concurrency if load.rate is None else None,
+            "seconds": round(outcome.seconds, 3),
+            "calls": outcome.calls,
+            "answered": outcome.answered,
+            "throughput": round(outcome.rate, 2),
+            "goodput": round(outcome.goodput, 2),
+            "images_per_second": round(outcome.rate * outcome.images, 2),
+            "errors": dict(outcome.failed),
+            "error_details": outcome.details,
+            "latency_ms": {name: round(value, 3) for name, value in latencies(outcome).items()},
+            "histogram": outcome.latencies.encode().decode("ascii"),
+            "windows": [
+                {"second": second, "answered": len(window.latencies), "failed": dict(window.failed)}
+                | {f"p{percent:g}_ms": value for percent, value in _window(window.latencies).items()}
+                for second, window in enumerate(outcome.windows)
+            ],
+            "client": {
+                "cpu_seconds": round(outcome.cpu_seconds, 3),
+                "busiest_core": round(outcome.busiest, 3),
+                "late_p99_ms": round(outcome.late_milliseconds, 3),
+                "bottleneck": self.client_limits,
+            },
+            "server": self.server.to_json() if self.server else None,
+            "objective": {str(term): term.met(outcome) for term in self.objective},
+            "met": self.met,
+            "interrupted": outcome.interrupted,
+            "spread": self.spread,
+        }
+
+
+def latencies(outcome: Outcome) -> dict[str, float]:
+    """Return milliseconds by name: the percentiles, mean and max."""
+    named = {f"p{percent:g}": outcome.milliseconds(percent) for percent in PERCENTILES}
+    return named | {"max": outcome.milliseconds(100), "mean": outcome.mean_milliseconds}
+
+
+def _window(values: Any) -> dict[float, float]:  # noqa: ANN401 - an array
+    made = histogram([values])
+    return {percent: made.get_value_at_percentile(percent) / 1000 for percent in (50, 99)} if values else {}
+
+
+@dataclass
+class Report:
+    """One bench.
+
+    Attributes:
+        target: scheme and address.
+        model: that answered.
+        content: what a message held.
+        rows: one a load.
+        found: the highest rate that met the objective, if it was searched; None otherwise.
+        facts: what else a reader should know, by name.
+    """
+
+    target: str
+    model: str
+    content: str
+    rows: list[Row] = field(default_factory=list)
+    found: float | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report for a program."""
+        return {
+            "saccade_bench": 1,
+            "target": self.target,
+            "model": self.model,
+            "content": self.content,
+            **self.facts,
+            "rows": [row.to_json() for row in self.rows],
+            "max_rate": self.found,
+        }
+
+    def write_csv(self, file: TextIO) -> None:
+        """Write a line a load."""
+        columns = [f"p{percent:g}" for percent in PERCENTILES]
+        writer = csv.writer(file)
+        writer.writerow(
+            ["load", "rate", "concurrency", "calls", "answered", "errors", "throughput", "goodput", "images_per_second"]
+            + [f"{name}_ms" for name in (*columns, "max", "mean")]
+            + ["client_cpu_seconds", "met"]
+        )
+        for row in self.rows:
+            entry, outcome = row.to_json(), row.outcome
+            writer.writerow(
+                [entry[name] for name in ("load", "rate", "concurrency", "calls", "answered")]
+                + [outcome.failed.total()]
+                + [entry[name] for name in ("throughput", "goodput", "images_per_second")]
+                + list(entry["latency_ms"].values())
+                + [entry["client"]["cpu_seconds"], entry["met"]]
+            )
+
+
+def story(outcome: Outcome) -> list[str]:
+    """Return what went wrong and when, a line a status: which seconds, how many calls, the first message."""
+    lines = []
+    for status, count in outcome.failed.most_common():
+        seconds = [second for second, window in enumerate(outcome.windows) if window.failed[status]]
+        when = f"in second {seconds[0]}" if len(seconds) == 1 else f"in seconds {seconds[0]} to {seconds[-1]}"
+        detail = outcome.details.get(status, "").strip().split("\n")[0]
+        lines.append(f"{count} of {outcome.calls} calls {status} {when}" + (f": {detail[:160]}" if detail else ""))
+    return lines
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return a report that --json wrote.
+
+    Raises:
+        SetupError: it is not one.
+    """
+    try:
+        found = json.loads(path.read_text())
+        rows = {row["load"]: row["latency_ms"] for row in found["rows"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SetupError(f"{path} is no report of `saccade bench --json`: {error}") from None
+    if not rows:
+        raise SetupError(f"{path} has no rows")
+    return dict(found)
+
+
+def ratios(old: dict[str, Any], rows: Sequence[Row]) -> list[tuple[str, dict[str, float]]]:
+    """Return for each load that both have: this report's figures by the old one's."""
+    before = {entry["load"]: entry for entry in old["rows"]}
+    found = []
+    for row in rows:
+        then = before.get(row.name)
+        if then is not None:
+            now = row.to_json()
+            pairs = {"throughput": (now["throughput"], then["throughput"])}
+            pairs |= {name: (now["latency_ms"][name], then["latency_ms"].get(name)) for name in now["latency_ms"]}
+            found.append((row.name, {name: after / past for name, (after, past) in pairs.items() if past}))
+    return found

@@ -1,0 +1,94 @@
+"""The server's own view of a load: its metrics before and after."""
+
+import re
+import urllib.error
+import urllib.request
+from collections import defaultdict
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+_LINE = re.compile(r"^(\w+)(?:\{(.*)\})?\s+(\S+)")
+_LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+_SECONDS = 3.0
+
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerView:
+    """What the server counted between two looks.
+
+    Attributes:
+        stages: mean milliseconds of a call in decode, queue and inference.
+        batch: mean pictures a batch.
+        images: pictures classified.
+        refused: calls refused, by reason.
+        codes: calls by status.
+        cpu_seconds: of the server's process, if it says so.
+        memory_mb: its resident memory at the end, if it says so.
+    """
+
+    stages: dict[str, float] = field(default_factory=dict)
+    batch: float = 0.0
+    images: int = 0
+    refused: dict[str, int] = field(default_factory=dict)
+    codes: dict[str, int] = field(default_factory=dict)
+    cpu_seconds: float | None = None
+    memory_mb: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the view for a program."""
+        return asdict(self)
+
+
+def parse(text: str) -> Samples:
+    """Return the samples of a page in Prometheus' text format."""
+    found: Samples = {}
+    for line in text.splitlines():
+        match = _LINE.match(line)
+        if match and not line.startswith("#"):
+            name, labels, value = match.groups()
+            found[name, tuple(sorted(_LABEL.findall(labels or "")))] = float(value)
+    return found
+
+
+def look(url: str) -> Samples:
+    """Return what a metrics endpoint says now.
+
+    Raises:
+        OSError: it cannot be read; the text says why.
+    """
+    if not url.startswith(("http://", "https://")):
+        raise OSError(f"{url} is neither http:// nor https://")
+    try:
+        with urllib.request.urlopen(url, timeout=_SECONDS) as page:  # noqa: S310 - checked above
+            return parse(page.read().decode("utf-8", "replace"))
+    except urllib.error.URLError as error:
+        raise OSError(str(error.reason)) from None
+
+
+def between(before: Samples, after: Samples) -> ServerView | None:
+    """Return what happened between two looks; None where the endpoint is not this service's."""
+    if not any(name.startswith("saccade_") for name, _ in after):
+        return None
+
+    def by(name: str, label: str) -> dict[str, float]:
+        sums: dict[str, float] = defaultdict(float)
+        for (sample, labels), value in after.items():
+            if sample == name:
+                sums[dict(labels).get(label, "")] += max(0.0, value - before.get((sample, labels), 0.0))
+        return sums
+
+    seconds, counts = by("saccade_stage_seconds_sum", "stage"), by("saccade_stage_seconds_count", "stage")
+    batches, pictures = by("saccade_batch_size_count", "-")[""], by("saccade_batch_size_sum", "-")[""]
+    cpu = by("process_cpu_seconds_total", "-")
+    memory = after.get(("process_resident_memory_bytes", ()))
+    return ServerView(
+        stages={stage: 1000 * seconds[stage] / counts[stage] for stage in seconds if counts[stage]},
+        batch=pictures / batches if batches else 0.0,
+        images=round(by("saccade_images_total", "-")[""]),
+        refused={reason: round(count) for reason, count in by("saccade_refused_total", "reason").items() if count},
+        codes={code: round(count) for code, count in by("saccade_requests_total", "code").items() if count},
+        cpu_seconds=cpu[""] if cpu else None,
+        memory_mb=memory / 1e6 if memory else None,
+    )
