@@ -20,7 +20,7 @@ from service.rpc.pb.saccade.v1 import classifier_pb2 as pb
 Protocol = Literal["saccade", "oip"]
 DISTINCT = 16
 """Different messages, sent in turn, where pictures are drawn."""
-_SECONDS = 10.0
+_SECONDS = 3.0
 _CLASSIFY = "/saccade.v1.ImageClassifier/Classify"
 _INFER = "/inference.GRPCInferenceService"
 _TYPES = {

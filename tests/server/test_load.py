@@ -5,11 +5,14 @@ from typing import Any
 
 import pytest
 
+from service.connection import Connection
 from service.load.outcome import Outcome
 from service.load.plan import Kind, Load
 from service.load.processes import Loaders, run
+from service.load.search import find_max
 from service.rpc.pb.saccade.v1 import classifier_pb2 as pb
 from service.server import Server
+from tests.certificates import Authority
 from tests.conftest import StartServer
 from tests.fake_server import METHOD as FAKE
 from tests.fake_server import FakeServer
@@ -110,3 +113,29 @@ def test_loaders_take_one_load_after_the_other() -> None:
             load = Load(fake.address, FAKE, b"", 1, 1.0, 0.0, rate=rate, arrivals="constant")
             assert loaders.run(load, lambda sample: seen.append(sample.answered)).answered == rate
     assert 0 < sum(seen) <= 60
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_find_max_of_a_real_server() -> None:
+    """The search ends within 5 % of the capacity of a real server that takes 20 ms a call."""
+    with FakeServer(0.02) as fake, Loaders() as loaders:
+        capacity = loaders.run(Load(fake.address, FAKE, b"", 4, 4.0)).rate
+
+        def attempt(rate: float) -> bool:
+            outcome = loaders.run(Load(fake.address, FAKE, b"", 1, 4.0, rate=rate, arrivals="constant"))
+            return outcome.milliseconds(99) < 100 and outcome.rate >= 0.97 * rate
+
+        assert find_max(attempt, start=capacity / 2, most=1e4).rate == pytest.approx(capacity, rel=0.05)
+
+
+def test_tls_and_token(start_server: StartServer, repository: Path, tmp_path: Path) -> None:
+    """A load reaches a server over TLS, as the client does."""
+    authority = Authority(tmp_path)
+    pair = authority.sign("server")
+    server: Server = start_server(repository, tls_certificate=pair.certificate_file, tls_key=pair.key_file)
+    address = f"localhost:{server.grpc_port}"
+    connection = Connection((address,), tls_ca=authority.file)
+    outcome = run(Load(address, METHOD, REQUEST, 2, 0.3, 0.1, connection=connection))
+    assert outcome.answered > 0
+    assert not outcome.failed

@@ -1,0 +1,115 @@
+"""Reports: rows, files, comparison, warnings, the story of what went wrong."""
+
+import csv
+import io
+import json
+from array import array
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hdrh.histogram import HdrHistogram
+
+from service.errors import SetupError
+from service.load import plots, report, show
+from service.load.objective import parse
+from service.load.outcome import Outcome, Window
+from service.load.plan import Load
+from service.load.report import Report, Row
+from service.load.scrape import ServerView
+
+LOAD = Load("localhost:1", "/m", b"", 1, 3.0, rate=100)
+
+
+def row(*, failed: int = 0, load: Load = LOAD, busiest: float = 0.1, late: int = 10, slower: int = 1) -> Row:
+    """Return three seconds of answers after 1 to 100 ms; in the second one some calls fail."""
+    windows = [Window(array("q", [n * 1000 * slower for n in range(1, 101)])) for _ in range(3)]
+    windows[1].failed = Counter({"UNAVAILABLE": failed} if failed else {})
+    outcome = Outcome(3.0, windows, 300, 300, 4, 0.3, busiest, array("q", [late] * 100))
+    if failed:
+        outcome.details = {"UNAVAILABLE": "connection refused"}
+    view = ServerView({"queue": 1.5}, 4.0, 1200, {"queue_full": 2}, {"OK": 300}, 0.6, 100.0)
+    return Row(load, outcome, view, parse("p99<150ms"))
+
+
+def bench(*rows: Row) -> Report:
+    """Return a report of rows."""
+    return Report("saccade://localhost:1", "linear 1", "drawn pixels", list(rows))
+
+
+def test_json_keeps_the_histogram(tmp_path: Path) -> None:
+    """A program finds the figures, and the whole HdrHistogram to merge with others."""
+    entry = json.loads(json.dumps(bench(row(failed=5)).to_json()))["rows"][0]
+    assert entry["latency_ms"]["p99"] == pytest.approx(99, rel=0.002)
+    assert entry["images_per_second"] == 400
+    assert entry["errors"] == {"UNAVAILABLE": 5}
+    assert [window["answered"] for window in entry["windows"]] == [100] * 3
+    again = HdrHistogram(1, 3_600_000_000, 3)
+    again.decode_and_add(entry["histogram"])
+    assert again.get_total_count() == 300
+
+
+def test_csv_has_a_line_a_load() -> None:
+    """The CSV has a header and a line for each load, every line as long as the header."""
+    file = io.StringIO()
+    bench(row(), row(failed=1)).write_csv(file)
+    lines = list(csv.reader(io.StringIO(file.getvalue())))
+    assert len(lines) == 3
+    assert len({len(line) for line in lines}) == 1
+    assert dict(zip(lines[0], lines[2], strict=True))["errors"] == "1"
+
+
+def test_comparison(tmp_path: Path) -> None:
+    """The same load in an older report is compared by ratios; one that it lacks is left out."""
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps(bench(row()).to_json()))
+    other = Load("localhost:1", "/m", b"", 8, 3.0)
+    [(name, found)] = report.ratios(report.read(path), [row(slower=2), row(load=other)])
+    assert name == "100/s"
+    assert found["throughput"] == 1
+    assert found["p99"] == pytest.approx(2, rel=0.002)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"rows": 1}', '{"rows": []}'])
+def test_no_report(tmp_path: Path, text: str) -> None:
+    """A file that is no report is refused by name."""
+    path = tmp_path / "old.json"
+    path.write_text(text)
+    with pytest.raises(SetupError, match=r"old\.json"):
+        report.read(path)
+
+
+def test_story_says_when() -> None:
+    """What failed is told with its seconds, its number and the server's words."""
+    assert report.story(row(failed=5).outcome) == ["5 of 305 calls UNAVAILABLE in second 1: connection refused"]
+
+
+@pytest.mark.parametrize(
+    ("busiest", "late", "said"), [(0.1, 10, ""), (0.95, 10, "used 95% of a core"), (0.1, 50_000, "ms late")]
+)
+def test_client_is_the_bottleneck(busiest: float, late: int, said: str) -> None:
+    """A client that used up its core, or sent late, says so."""
+    limits = row(busiest=busiest, late=late).client_limits
+    assert said in limits
+    assert bool(said) == bool(limits)
+
+
+def test_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    """The tables show both views, what went wrong and the verdict."""
+    found = bench(row(failed=5))
+    found.found = 123.4
+    show.print_report(found, [("100/s", {"p99": 2.0})])
+    printed = capsys.readouterr().out
+    for text in ("100/s", "1.64%", "2 queue_full", "500", "2.00", "UNAVAILABLE in second 1", "objective met", "123"):
+        assert text in printed
+
+
+def test_plot(tmp_path: Path) -> None:
+    """Any number of loads, failed ones too, gives a PNG."""
+    silent = Row(LOAD, Outcome(1.0, [Window(failed=Counter({"UNAVAILABLE": 3}))]), objective=parse("p99<150ms"))
+    for number, rows in enumerate(
+        ([row()], [row(), row(load=Load("", "", b"", 1, 3.0, rate=200), failed=2)], [silent])
+    ):
+        path = tmp_path / f"{number}.png"
+        plots.draw(bench(*rows), path)
+        assert path.read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,62 @@
+"""The server's own view, from two looks at its metrics."""
+
+import pytest
+from prometheus_client import start_http_server
+
+from service.load import scrape
+from service.metrics import Metrics
+
+BEFORE = """# HELP saccade_images_total Pictures classified.
+saccade_images_total{model="a"} 10.0
+saccade_stage_seconds_sum{model="a",stage="queue"} 1.0
+saccade_stage_seconds_count{model="a",stage="queue"} 10.0
+saccade_batch_size_sum{model="a"} 10.0
+saccade_batch_size_count{model="a"} 10.0
+process_cpu_seconds_total 5.0
+"""
+AFTER = """saccade_images_total{model="a"} 50.0
+saccade_stage_seconds_sum{model="a",stage="queue"} 1.2
+saccade_stage_seconds_count{model="a",stage="queue"} 50.0
+saccade_batch_size_sum{model="a"} 50.0
+saccade_batch_size_count{model="a"} 20.0
+saccade_refused_total{model="a",reason="queue_full"} 3.0
+saccade_requests_total{code="OK",method="Classify",model="a, \\"b\\""} 40.0
+process_cpu_seconds_total 5.5
+process_resident_memory_bytes 1.2e+08
+"""
+
+
+def test_difference() -> None:
+    """Means, counts and CPU are those between the two looks, not since the server started."""
+    view = scrape.between(scrape.parse(BEFORE), scrape.parse(AFTER))
+    assert view is not None
+    assert view.stages == pytest.approx({"queue": 5.0})
+    assert (view.batch, view.images) == (4.0, 40)
+    assert view.refused == {"queue_full": 3}
+    assert view.codes == {"OK": 40}
+    assert view.cpu_seconds == pytest.approx(0.5)
+    assert view.memory_mb == pytest.approx(120)
+
+
+def test_another_server() -> None:
+    """Metrics that are not this service's give no view."""
+    assert scrape.between({}, scrape.parse("nv_inference_count 5")) is None
+
+
+def test_real_page() -> None:
+    """The page of a real server's metrics is read."""
+    server, thread = start_http_server(0, addr="127.0.0.1", registry=Metrics().registry)
+    try:
+        samples = scrape.look(f"http://127.0.0.1:{server.server_port}/metrics")
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+    assert samples["process_cpu_seconds_total", ()] > 0
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/metrics", "file:///etc/passwd"])
+def test_nobody_there(url: str) -> None:
+    """An endpoint that cannot be read says why."""
+    with pytest.raises(OSError, match=r"."):
+        scrape.look(url)
