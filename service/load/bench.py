@@ -146,7 +146,7 @@ class _Runner:
 
         def attempt(rate: float) -> bool:
             nonlocal limited
-            row = self.measure(replace(first, rate=rate))
+            row = self.measure(replace(first, rate=_rounded(rate)))
             outcome = row.outcome
             kept_up = outcome.rate >= KEPT_UP * outcome.calls / max(outcome.seconds, 1e-9)
             good = bool(row.met) and kept_up
@@ -155,7 +155,7 @@ class _Runner:
             return good
 
         found: Found = find_max(attempt, start=start, most=most)
-        self._report.found = found.rate
+        self._report.found = _rounded(found.rate)
         if limited:
             self._viewer.note(f"the client may have set this limit, not the server: {limited}")
 
@@ -203,6 +203,11 @@ class _Runner:
             self._viewer.note(f"no view of the server: {self._metrics_url}: {error} (--metrics-url says where)")
             self._metrics_url = None
             return None
+
+
+def _rounded(rate: float) -> float:
+    """Return a rate in four digits: more are noise."""
+    return float(f"{rate:.4g}")
 
 
 def spread(rounds: list[Outcome]) -> float:

@@ -55,7 +55,7 @@ def _by_load(axis: Any, report: Report, rows: list[Row]) -> None:  # noqa: ANN40
         axis.axhline(term.limit, color="black", linestyle="--", linewidth=1)
         axis.annotate(
             f"objective {term}",
-            (0.99, term.limit),
+            (0.01, term.limit),
             xycoords=("axes fraction", "data"),
             ha="right",
             va="bottom",
@@ -121,12 +121,11 @@ def _over_time(axis: Any, rows: list[Row]) -> None:  # noqa: ANN401 - matplotlib
 
 
 def _finish(axis: Any) -> None:  # noqa: ANN401 - matplotlib's own
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    plain = FuncFormatter(lambda value, _: f"{value:g}")
-    axis.yaxis.set_major_formatter(plain)
-    low, high = axis.get_ylim()
-    axis.yaxis.set_minor_formatter(plain if high < 20 * low else NullFormatter())
+    axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.yaxis.set_minor_formatter(NullFormatter())
     axis.grid(visible=True, which="major", color="#dddddd", linewidth=0.6)
     axis.grid(visible=True, which="minor", axis="y", color="#eeeeee", linewidth=0.4)
     for side in ("top", "right"):

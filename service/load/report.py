@@ -16,7 +16,7 @@ from service.load.scrape import ServerView
 PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
 _BUSY = 0.85
 """CPU seconds a second of a process of the client from which on it counts as the bottleneck."""
-_LATE_MS, _LATE_SHARE = 1.0, 0.25
+_LATE_MS, _LATE_SHARE = 1.0, 0.5
 """Calls sent so late, and by so much of the 99 % latency, that the client's own delay is in the figures."""
 
 

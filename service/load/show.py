@@ -100,7 +100,7 @@ def print_report(report: Report, comparison: Sequence[tuple[str, dict[str, float
     if comparison:
         console.print(comparison_table(comparison))
     for row in report.rows:
-        for line in _remarks(row):
+        for line in _remarks(row, judged=report.found is None):
             console.print(f"{row.name}: {line}", markup=False, highlight=False, soft_wrap=True)
     if report.found is not None:
         objective = ",".join(str(term) for term in report.rows[0].objective)
@@ -108,7 +108,8 @@ def print_report(report: Report, comparison: Sequence[tuple[str, dict[str, float
         console.print(f"highest rate that meets {objective}: {found}", markup=False, highlight=False)
 
 
-def _remarks(row: Row) -> list[str]:
+def _remarks(row: Row, *, judged: bool) -> list[str]:
+    """Return what a row's reader must know; in a search the verdict is in the table."""
     lines = story(row.outcome)
     if row.outcome.interrupted:
         lines.append(f"interrupted after {row.outcome.seconds:.1f} s")
@@ -116,7 +117,7 @@ def _remarks(row: Row) -> list[str]:
         lines.append(f"the client is the bottleneck: {row.client_limits}")
     if row.spread is not None:
         lines.append(f"the last rounds differ by {row.spread:.1%}")
-    if row.objective:
+    if row.objective and judged:
         lines.append(verdict(row.objective, row.outcome))
     return lines
 
