@@ -35,7 +35,7 @@ class NotServing(SaccadeError):
 
 def main(arguments: Sequence[str]) -> int:
     """Ask once; return 0 where the server serves and 1 where it does not. What is used wrongly exits with 2."""
-    parser = _parser()
+    parser = command_line()
     given = parser.parse_args(arguments)
     try:
         connection = Connection(
@@ -105,7 +105,8 @@ def _why(error: grpc.RpcError, connection: Connection, service: str, timeout: fl
     return f"{address} cannot be reached: {text}{hint}"
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_line() -> argparse.ArgumentParser:
+    """Return what reads the command's arguments."""
     parser = argparse.ArgumentParser(
         "saccade probe",
         description="Ask a server whether it serves (grpc.health.v1); exit 0 if it does, 1 if not.",

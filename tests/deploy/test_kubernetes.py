@@ -8,22 +8,13 @@ import pytest
 import yaml
 
 from service.config import Settings, variable
+from service.probe import command_line
 from tests.deploy.objects import COMPONENTS, DEPLOY, OVERLAYS, build, container, one, overlay, pod, settings
 
 VERSIONS = ("1.30.0", "1.32.0", "1.34.0", "1.37.0")
 """The oldest that has the preStop sleep without a feature gate, the newest, and what many run."""
 CUSTOM = {"PodMonitor", "PrometheusRule", "ScaledObject", "GRPCRoute", "ServingRuntime", "InferenceService"}
 REFUSE_SECONDS = 0.5
-COMING = {
-    "SACCADE_MAX_CALLER_CALLS",
-    "SACCADE_MAX_CONNECTION_AGE",
-    "SACCADE_REQUIRE_VERIFIED",
-    "SACCADE_TLS_CERTIFICATE",
-    "SACCADE_TLS_CLIENT_CA",
-    "SACCADE_TLS_KEY",
-    "SACCADE_TOKENS_FILE",
-}
-"""Settings that the files are written for and that the service takes soon."""
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -106,7 +97,7 @@ def test_the_service_knows_every_setting(name: str) -> None:
     """Each variable of the ConfigMap is a setting of the service, with a value that it takes."""
     given = settings(overlay(name))
     known = {variable(field): field for field in Settings.model_fields}
-    Settings.model_validate({known[key]: value for key, value in given.items() if key in known or key not in COMING})
+    Settings.model_validate({known[key]: value for key, value in given.items()})
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
@@ -132,6 +123,15 @@ def test_probes_ask_for_what_they_mean(name: str) -> None:
     assert found["livenessProbe"]["grpc"] == {"port": 8001, "service": "liveness"}
     assert found["startupProbe"]["grpc"] == {"port": 8001, "service": "liveness"}
     assert found["readinessProbe"]["grpc"] == {"port": 8001}
+
+
+def test_hardened_probes_are_commands_that_the_service_has() -> None:
+    """The command of each probe is one that `saccade probe` takes; only readiness asks for the whole server."""
+    found = container(overlay("hardened"))
+    asked = {}
+    for name in ("startupProbe", "livenessProbe", "readinessProbe"):
+        asked[name] = command_line().parse_args(found[name]["exec"]["command"][2:]).service
+    assert asked == {"startupProbe": "liveness", "livenessProbe": "liveness", "readinessProbe": ""}
 
 
 def test_hardened_probes_bring_a_certificate() -> None:
