@@ -1,8 +1,8 @@
 """Muon: gradient steps whose momentum is made orthogonal, for networks with a norm after each convolution.
 
 K. Jordan and others, Muon: an optimizer for hidden layers in neural networks, 2024. A step changes a layer equally in
-every direction, not mostly in the few that the gradient is largest in: ResNet-20 on CIFAR-10 reached 73 % of the
-validation pictures in two epochs at 20x20 where SGD reached 66 %.
+every direction, not mostly in the few that the gradient is largest in: in one run each of two epochs at 20x20, ResNet-20
+reached 73 % of CIFAR-10's validation pictures, and 66 % by SGD.
 """
 
 from collections.abc import Iterable
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 _ROUNDS = 3
-"""Iterations that make a matrix nearly orthogonal: its singular values end between about 0.7 and 1.2, near enough."""
+"""Iterations that make a matrix nearly orthogonal: of random filters the singular values end between 0.68 and 1.20, but
+for the smallest of square matrices, which stay near 0."""
 _OTHERS = 2.0
 """Rate of norms, biases and the last layer, which learn by SGD with Nesterov's momentum, as a share of the rate."""
 

@@ -43,7 +43,7 @@ SERVER = [
     ["service.versions"],
     ["service.switch"],
     ["service.repository"],
-    ["service.rpc.categories", "service.rpc.statuses"],
+    ["service.rpc.statuses"],
     ["service.rpc.callers", "service.rpc.calls"],
     ["service.rpc.classifier", "service.rpc.gate"],
     ["service.rpc.tensors", "service.rpc.streams"],

@@ -1,8 +1,9 @@
-"""Answers written as bytes are the messages that protobuf would write."""
+"""Answers become messages, and read the same at the other end."""
 
 import pytest
 
-from service.rpc.categories import classifications
+from service.model import Answer, Facts
+from service.rpc.classifier import response_of
 from service.rpc.pb.saccade.v1 import classifier_pb2 as pb
 from service.scores import Best
 
@@ -10,10 +11,12 @@ LABELS = ("", "cat", "ein längeres Wort " * 9)
 
 
 @pytest.mark.parametrize("rows", [[], [[0]], [[1, 0, 2]], [[2], [1], [0]], [[2, 1]] * 40])
-def test_bytes_are_the_message(rows: list[list[int]]) -> None:
+def test_categories_are_read_as_they_were_written(rows: list[list[int]]) -> None:
     """Every picture's categories are read as index, label and probability, those of class 0 and long ones too."""
     best = [Best(row, [0.5 / (place + 1) for place in range(len(row))]) for row in rows]
-    message = pb.ClassifyResponse.FromString(classifications(best, LABELS))
+    answer = Answer(best, LABELS, 0.0, 0.0, 0.0, 1)
+    facts = Facts("linear", 2, "cpu", "fp32", verified=True, sha256="")
+    message = pb.ClassifyResponse.FromString(response_of(answer, facts, "").SerializeToString())
     read = [[(each.index, each.label) for each in row.categories] for row in message.classifications]
     assert read == [[(index, LABELS[index]) for index in row] for row in rows]
     values = [each.probability for row in message.classifications for each in row.categories]
