@@ -1,8 +1,8 @@
 """Muon: gradient steps whose momentum is made orthogonal, for networks with a norm after each convolution.
 
 K. Jordan and others, Muon: an optimizer for hidden layers in neural networks, 2024. A step changes a layer equally in
-every direction, not mostly in the few that the gradient is largest in: in one run each of two epochs at 20x20, ResNet-20
-reached 73 % of CIFAR-10's validation pictures, and 66 % by SGD.
+every direction, not mostly in the few that the gradient is largest in: in one run each of two epochs at 20x20,
+ResNet-20 reached 73 % of CIFAR-10's validation pictures, and 66 % by SGD.
 """
 
 from collections.abc import Iterable

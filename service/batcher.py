@@ -364,8 +364,8 @@ class Batcher(Generic[Item, Result]):
     def _run_soon(self, instance: _Instance[Item, Result], later: Later, seen: int) -> None:
         """Run what gathered, once nothing more came since the last look or a short batch is full.
 
-        So a stream's messages, which come one by one, fill batches without a thread being woken for each: 283 us of
-        server CPU a message instead of 471, measured side by side.
+        So a stream's messages, which come one by one, fill batches without a thread being woken for each: 6 to 30 %
+        less server CPU a message in five runs side by side (299 us instead of 405, the medians).
         """
         with self._lock:
             queued = self._queued()
