@@ -4,13 +4,15 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from service.connection import Connection
 from service.errors import SaccadeError, SetupError
 from service.options import with_connection
+
+if TYPE_CHECKING:
+    from service.connection import Connection
 
 
 def numbers(text: str, flag: str) -> tuple[float, ...]:
@@ -47,7 +49,7 @@ def bench(
         str, typer.Argument(help="saccade://host:port, or oip://host:port (Triton and others); else --address.")
     ] = "",
     *,
-    connection: Connection,
+    connection: "Connection",
     concurrency: Annotated[str, typer.Option(help="Closed loop: callers that ask again at once; 1,8,32.")] = "",
     rate: Annotated[
         str, typer.Option("--rate", "--rates", help="Open loop: calls a second, 500, 100,200 or 100:2000:100.")
