@@ -163,6 +163,15 @@ def test_unknown_model(server: ServerProcess) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.fixture
+def as_in_a_terminal() -> Iterator[None]:
+    """Let processes that the test starts end by Ctrl-C, which a shell's background jobs ignore, and all below them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("as_in_a_terminal")
 def test_interrupt_gives_what_was_measured(server: ServerProcess) -> None:
     """Ctrl-C ends a long load with a table of what was measured so far, and no stack."""
     before = _calls(server)
