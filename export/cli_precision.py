@@ -5,11 +5,10 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export import checkpoint, data, measure, model_file, publish
+from export import checkpoint, measure, model_file, publish
 from export.cli_evaluate import progress
 from export.precision import REPORT, Named, Wanted, reduce
-from service.errors import SetupError
-from service.manifest import Manifest, Verdict, read_manifest
+from service.manifest import Verdict, read_manifest
 
 if TYPE_CHECKING:
     from export.precision import Made
@@ -40,7 +39,7 @@ def run(
     """
     with tempfile.TemporaryDirectory() as folder:
         path, title = _float_file(source, Path(folder), repository, data_folder)
-        loaded = _load(read_manifest(path), path, data_name, data_folder)
+        loaded = Named(*measure.load(read_manifest(path), path, data_name, data_folder))
         target = Path(folder) / "reduced"
         target.mkdir()
         made = reduce(path, target, loaded, wanted, progress=progress)
@@ -59,15 +58,6 @@ def _float_file(source: str, folder: Path, repository: Path, data_folder: Path |
     here = not Path(source).exists() and (repository / source).is_dir()
     found = model_file.find(source, repository if here else None)
     return found.path, found.name
-
-
-def _load(manifest: Manifest, path: Path, name: str, folder: Path | None) -> Named:
-    name = name or str(manifest.recipe.get("data", ""))
-    if not name:
-        raise SetupError(f"{path} does not say what it was trained on; name the data by --data")
-    spec = manifest.preprocessing if name == "folder" else None
-    loaded = data.load(name, folder, seed=measure.seed_of(manifest), spec=spec, skip_bad=True)
-    return Named(loaded, name)
 
 
 def summary(made: "Made") -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from export import data, evaluate, foreign, measure, report_page
+from export import evaluate, foreign, measure, report_page
 from export import report as reports
 from export.data import Data, Images, Indices
 from export.evaluate import Probabilities
@@ -82,12 +82,8 @@ def run(
         SetupError: the data cannot be read, or their classes are not the model's.
     """
     opened = measure.open_model(file, provider)
-    name = name or str(opened.manifest.recipe.get("data", ""))
-    if not name:
-        raise SetupError(f"{file.path} does not say what it was trained on; name the data by --data")
-    seed = measure.seed_of(opened.manifest)
-    loaded = data.load(name, folder, seed=seed)
-    return _measured(opened, (loaded, name), measure.choose(loaded, split, seed), progress)
+    source = measure.load(opened.manifest, file.path, name, folder)
+    return _measured(opened, source, measure.choose(source[0], split, measure.seed_of(opened.manifest)), progress)
 
 
 def beside(first: Evaluated, file: ModelFile, *, provider: str = "cpu", progress: Progress = silent) -> Comparison:

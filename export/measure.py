@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from export import data
 from export.data import Data, Images, Indices, Pictures
 from export.evaluate import Probabilities, batches
 from export.model_file import ModelFile
@@ -105,19 +107,41 @@ def seed_of(manifest: Manifest) -> int:
     return seed if isinstance(seed, int) else 0
 
 
-def choose(data: Data, split: Split | None, seed: int) -> Part:
+def load(manifest: Manifest, path: Path, name: str = "", folder: Path | None = None) -> tuple[Data, str]:
+    """Return the data that a model is measured on, split as for its training, and how export.data calls them.
+
+    Pictures of class folders are decoded for the model, which saves memory; those that cannot be read are left out, as
+    training left them out, so that the split is the same again.
+
+    Args:
+        manifest: of the model.
+        path: of the model, for an error.
+        name: of the data set; empty: that of the model's recipe.
+        folder: of the data, where they are files.
+
+    Raises:
+        SetupError: nobody names the data, or they cannot be read.
+    """
+    name = name or str(manifest.recipe.get("data", ""))
+    if not name:
+        raise SetupError(f"{path} does not say what it was trained on; name the data by --data")
+    spec = manifest.preprocessing if name == "folder" else None
+    return data.load(name, folder, seed=seed_of(manifest), spec=spec, skip_bad=True), name
+
+
+def choose(source: Data, split: Split | None, seed: int) -> Part:
     """Return a part of a data set; where none is named, the held-out one, else the one to choose by.
 
     Raises:
         SetupError: it has no pictures.
     """
-    split = split or ("test" if len(data.test) else "validation")
-    parts = {"train": data.train, "validation": data.validation, "test": data.test}
+    split = split or ("test" if len(source.test) else "validation")
+    parts = {"train": source.train, "validation": source.validation, "test": source.test}
     pictures = _joined(list(parts.values())) if split == "all" else parts[split]
     if not len(pictures):
         there = [name for name, part in parts.items() if len(part)]
-        raise SetupError(f"{data.name} has no {split} part; --split may be {', '.join([*there, 'all'])}")
-    return Part(data.name, split, seed, pictures, data.classes)
+        raise SetupError(f"{source.name} has no {split} part; --split may be {', '.join([*there, 'all'])}")
+    return Part(source.name, split, seed, pictures, source.classes)
 
 
 def _joined(parts: list[Pictures]) -> Pictures:
@@ -125,15 +149,28 @@ def _joined(parts: list[Pictures]) -> Pictures:
     return Pictures(np.concatenate([part.images for part in parts]), np.concatenate([part.labels for part in parts]))
 
 
-def doubts(manifest: Manifest, data: Data, name: str, part: Part) -> list[str]:
+def doubts(manifest: Manifest, source: Data, name: str, part: Part) -> list[str]:
     """Return why figures of this part may be better than they would be on pictures that the model never saw.
 
     Args:
         manifest: of the model.
-        data: that `part` is of.
+        source: that `part` is of.
         name: how export.data calls it.
         part: what is measured on.
     """
+    return [*_left_out(source), *_seen(manifest, source, name, part)]
+
+
+def _left_out(source: Data) -> list[str]:
+    """Return how many pictures could not be read, if any."""
+    if not source.bad:
+        return []
+    more = f" and {len(source.bad) - _FEW} more" if len(source.bad) > _FEW else ""
+    return [f"left out, since they cannot be read: {'; '.join(source.bad[:_FEW])}{more}"]
+
+
+def _seen(manifest: Manifest, source: Data, name: str, part: Part) -> list[str]:
+    """Return what speaks for pictures of the part having been trained on."""
     trained_on = manifest.recipe.get("data")
     if trained_on is None:
         return ["the manifest does not say what the model was trained on: it may have been these pictures"]
@@ -147,7 +184,7 @@ def doubts(manifest: Manifest, data: Data, name: str, part: Part) -> list[str]:
             f"the model's data were split by seed {seed_of(manifest)}, these by seed {part.seed}: "
             "it may have been trained on pictures of this part"
         )
-    said = f"{data.name}, {len(data.train):,} pictures"
+    said = f"{source.name}, {len(source.train):,} pictures"
     if not manifest.data.startswith(said):
         found.append(
             f"the manifest says it was trained on {manifest.data!r}; to this split it would be {said!r}, "
