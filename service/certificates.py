@@ -4,6 +4,7 @@ import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from service import secret_files
 from service.errors import SetupError
 
 _FLAGS = ("--tls-certificate", "--tls-key", "--tls-client-ca")
@@ -65,6 +66,7 @@ def _bytes(path: Path, flag: str) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
+        name = secret_files.shown(path) if flag == "--tls-key" else path
         raise SetupError(
-            f"{flag} {path} cannot be read: {error.strerror}; name a file that this process may read"
+            f"{flag} {name} cannot be read: {error.strerror}; name a file that this process may read"
         ) from None

@@ -29,6 +29,12 @@ app = typer.Typer(
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 Timeout = Annotated[float, typer.Option(help="Seconds to wait for the answer.", min=0.001)]
+PrintConfig = Annotated[
+    bool,
+    typer.Option(
+        "--print-config", help="Print the settings in force and where each comes from, as JSON, and exit; no secrets."
+    ),
+]
 
 
 def main() -> None:
@@ -50,7 +56,7 @@ def _saccade(
         raise typer.Exit
 
 
-def serve(**given: object) -> None:
+def serve(*, print_config: bool = False, **given: object) -> None:
     """Serve a model repository until SIGTERM.
 
     Every flag has a variable: `--max-batch-size 16` is `SACCADE_MAX_BATCH_SIZE=16`.
@@ -62,11 +68,18 @@ def serve(**given: object) -> None:
         saccade serve --workers 4
 
         saccade serve --grpc-port 0 --metrics-port 0 --log-format json
+
+        saccade serve --print-config
     """
     try:
         settings = load_settings(**given)
     except SetupError as error:
         raise typer.BadParameter(str(error)) from None
+    if print_config:
+        from service import shown
+
+        sys.stdout.write(shown.in_force(settings, given))
+        return
     from service import logs
 
     logs.setup(settings.log_format)
@@ -81,7 +94,7 @@ def serve(**given: object) -> None:
 
 def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
     """Give `command` one option for each setting, so that flags, variables and bounds have one source."""
-    parameters = []
+    parameters = [inspect.signature(command).parameters["print_config"].replace(annotation=PrintConfig)]
     for name, setting in Settings.model_fields.items():
         kind: Any = setting.annotation
         choices = get_args(kind) if get_origin(kind) is Literal else ()

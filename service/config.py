@@ -1,10 +1,8 @@
 """Every setting of the server: flag, variable, default, bounds."""
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Literal
 
-import annotated_types
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -174,31 +172,3 @@ def flag(name: str) -> str:
 def variable(name: str) -> str:
     """Return the environment variable of a setting."""
     return f"SACCADE_{name.upper()}"
-
-
-def settings_table() -> str:
-    """Return all settings as a Markdown table; the README's is made by this."""
-    rows = ["| flag | variable | default | bounds | what it is |", "|---|---|---|---|---|"]
-    for name, field in Settings.model_fields.items():
-        default = (
-            ""
-            if field.default in {None, ""}
-            else f"`{str(field.default).lower() if field.annotation is bool else field.default}`"
-        )
-        rows.append(f"| `{flag(name)}` | `{variable(name)}` | {default} | {_bounds(field)} | {field.description} |")
-    return "\n".join(rows)
-
-
-def _bounds(field: Any) -> str:  # noqa: ANN401 - pydantic's FieldInfo holds constraints of many types
-    if get_origin(field.annotation) is Literal:
-        return ", ".join(get_args(field.annotation))
-    limits = list(_limits(field.metadata))
-    return " to ".join(f"{limit:,}" if isinstance(limit, int) else f"{limit:g}" for limit in limits)
-
-
-def _limits(metadata: list[Any]) -> Iterator[float]:
-    for constraint in metadata:
-        if isinstance(constraint, annotated_types.Ge):
-            yield constraint.ge  # type: ignore[misc]
-        elif isinstance(constraint, annotated_types.Le):
-            yield constraint.le  # type: ignore[misc]

@@ -8,8 +8,9 @@ import grpc
 from service import logs, tls, tokens
 from service.certificates import Certificates
 from service.config import Settings
+from service.secret_files import warn_of_readers
 from service.tokens import Tokens
-from service.watched import Watch, Watched, warn_of_readers
+from service.watched import Watch, Watched
 
 
 class Security:

@@ -6,7 +6,8 @@ from pathlib import Path
 from service.certificates import Certificates, read
 from service.config import Settings
 from service.errors import SetupError
-from service.watched import Watched, warn_of_readers
+from service.secret_files import warn_of_readers
+from service.watched import Watched
 
 
 def certificates(settings: Settings) -> Watched[Certificates] | None:

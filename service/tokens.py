@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from service import secret_files
 from service.errors import SetupError
 
 Right = Literal["repository"]
@@ -87,7 +88,8 @@ def read(path: Path) -> Tokens:
         text = path.read_text("ascii")
     except OSError as error:
         raise SetupError(
-            f"--tokens-file {path} cannot be read: {error.strerror}; name a file that this process may read"
+            f"--tokens-file {secret_files.shown(path)} cannot be read: {error.strerror}; name a file that this process "
+            "may read"
         ) from None
     except UnicodeDecodeError:
         raise SetupError(f"--tokens-file {path} holds characters that are not ASCII; {_MAKE}") from None

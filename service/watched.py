@@ -91,16 +91,6 @@ class Watch:
                 files.look()
 
 
-def warn_of_readers(path: Path, flag: str) -> None:
-    """Warn if everybody on this machine may read a file that holds a secret."""
-    try:
-        mode = path.stat().st_mode
-    except OSError:
-        return
-    if mode & 0o004:
-        logs.warning("a secret that everybody here may read; take that away: chmod o-r", flag=flag, path=path)
-
-
 def _stamp(path: Path) -> tuple[int, int, int] | None:
     try:
         found = path.stat()

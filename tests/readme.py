@@ -7,8 +7,8 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from service.config import settings_table
 from service.providers import options_table
+from service.shown import settings_table
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"

@@ -60,6 +60,13 @@ def test_missing(pair: Pair, authority: Authority, tmp_path: Path, flag: str) ->
         certificates.read(*files.values())
 
 
+def test_a_key_instead_of_its_file(pair: Pair) -> None:
+    """A key that was given where its file's name belongs is in no error."""
+    with pytest.raises(SetupError, match=r"--tls-key \*\*\* cannot be read") as caught:
+        certificates.read(pair.certificate_file, Path(pair.key.decode()), None)
+    assert "PRIVATE" not in str(caught.value)
+
+
 @pytest.mark.parametrize("content", [b"", b"nonsense", b"\xff\xfe", b"-----BEGIN CERTIFICATE-----\nMII"])
 def test_no_certificate(pair: Pair, content: bytes) -> None:
     """A file without a whole certificate is an error that names it."""

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from service.config import Settings, flag, load_settings, settings_table, variable
+from service.config import Settings, flag, load_settings, variable
 from service.errors import SetupError
 
 SETTINGS = sorted(Settings.model_fields)
@@ -97,35 +97,6 @@ def test_other_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_ports(name: str, port: int) -> None:
     """The ports are those that other programs depend on."""
     assert getattr(load_settings(), name) == port
-
-
-@pytest.mark.parametrize("name", SETTINGS)
-def test_table_row(name: str) -> None:
-    """Each setting has one row in the table, with its flag and its variable."""
-    rows = [row for row in settings_table().splitlines() if row.startswith(f"| `{flag(name)}` | `{variable(name)}` |")]
-    assert len(rows) == 1
-
-
-def test_table_size() -> None:
-    """The table has no rows but the settings' and its two head rows."""
-    assert len(settings_table().splitlines()) == len(SETTINGS) + 2
-
-
-@pytest.mark.parametrize(
-    ("name", "cells"),
-    [
-        ("grpc_port", "`8001` | 0 to 65,535"),
-        ("max_batch_size", "`32` | 1 to 4,096"),
-        ("grace", "`30.0` | 0 to 3,600"),
-        ("provider", "`auto` | auto, tensorrt, cuda, openvino, cpu"),
-        ("reflection", "`true` | "),
-        ("default_model", " | "),
-    ],
-)
-def test_table_cells(name: str, cells: str) -> None:
-    """A row says the default and the bounds."""
-    row = next(row for row in settings_table().splitlines() if row.startswith(f"| `{flag(name)}`"))
-    assert row.startswith(f"| `{flag(name)}` | `{variable(name)}` | {cells} |")
 
 
 @pytest.mark.parametrize("name", SETTINGS)

@@ -134,3 +134,10 @@ def test_missing(path: Path) -> None:
     """A file that is not there is an error that says what to do."""
     with pytest.raises(SetupError, match="cannot be read: No such file or directory; name a file"):
         read(path)
+
+
+def test_a_token_instead_of_its_file() -> None:
+    """A token that was given where its file's name belongs is in no error."""
+    with pytest.raises(SetupError, match=r"--tokens-file \*\*\* cannot be read") as caught:
+        read(Path(f"alice:{TOKEN}"))
+    assert TOKEN not in str(caught.value)

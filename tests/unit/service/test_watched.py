@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from service.errors import SetupError
-from service.watched import Watched, warn_of_readers
+from service.watched import Watched
 from tests.conftest import Lines
 
 
@@ -107,11 +107,3 @@ def test_link_changed(watched: Watched[str], path: Path, tmp_path: Path) -> None
     watched.look()
     watched.look()
     assert watched.value == "new"
-
-
-@pytest.mark.parametrize(("mode", "warned"), [(0o600, 0), (0o640, 0), (0o644, 1)])
-def test_readers(path: Path, lines: Lines, mode: int, warned: int) -> None:
-    """A secret that everybody may read is warned of."""
-    path.chmod(mode)
-    warn_of_readers(path, "--tls-key")
-    assert len(lines()) == warned
