@@ -1,6 +1,7 @@
 """How to reach a server: addresses, TLS, token, keepalive; opens gRPC channels."""
 
 import ipaddress
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,11 @@ import grpc.aio
 from .errors import SetupError
 
 Option = tuple[str, Any]
+
+_HOST_AND_PORT = re.compile(r"(dns:(///|//[^/]+/)?)?(\[[^\]]+\]|[^:/\[\]\s]+):(?P<port>[0-9]{1,5})")
+_OTHER = re.compile(r"(unix|unix-abstract|vsock|ipv4|ipv6|xds|google-c2p):.+")
+"""What gRPC knows besides hosts and ports."""
+_LARGEST_PORT = 65535
 
 _CONNECT_MS = 2000
 """A host that does not answer holds a call so long at most; gRPC's own 20 s would be more than a call's deadline."""
@@ -49,6 +55,8 @@ class Connection:
     def __post_init__(self) -> None:
         if not self.addresses or not all(self.addresses):
             raise SetupError(f"addresses {self.addresses}: at least one is needed, such as localhost:8001, none empty")
+        for address in self.addresses:
+            _check(address)
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise SetupError("a client certificate and its key go together: give both or neither")
         if self.token_file and not self.secure:
@@ -133,6 +141,15 @@ def _read(path: Path, what: str) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise SetupError(f"the {what} file {path} cannot be read: {error.strerror}") from None
+
+
+def _check(address: str) -> None:
+    """Refuse what gRPC would take all the same: it would ask port 443, or look for a host called "http"."""
+    said = _HOST_AND_PORT.fullmatch(address)
+    if said is None and not _OTHER.fullmatch(address):
+        raise SetupError(f"address {address!r}: must be host:port, such as localhost:8001, or dns:///host:port")
+    if said and not 0 < int(said["port"]) <= _LARGEST_PORT:
+        raise SetupError(f"address {address!r}: its port must be from 1 to {_LARGEST_PORT}")
 
 
 def _is_here(address: str) -> bool:

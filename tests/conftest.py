@@ -17,6 +17,7 @@ from service.metrics import Metrics
 from service.server import Server
 from service.switch import Load
 from tests import triton as triton_client
+from tests.fake_classifier import HeldAnswer
 from tests.fakes import HeldLoad, HeldSession
 from tests.onnx_models import write_model
 
@@ -123,3 +124,11 @@ def held() -> Iterator[HeldSession]:
     session = HeldSession()
     yield session
     session.gate.set()
+
+
+@pytest.fixture
+def held_answer() -> Iterator[HeldAnswer]:
+    """Return an answer of a fake server that the test holds; it is let go in the end."""
+    held = HeldAnswer()
+    yield held
+    held.gate.set()

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,7 +14,8 @@ from ..connection import Connection
 from ..errors import Cancelled
 from ..rpc.pb.saccade.v1 import classifier_pb2 as pb
 from .answers import Answer, ModelEntry, Streamed, answer_of, entries_of
-from .base import CLASSIFY, HEALTH, LIST_MODELS, Base, Method
+from .attempts import CLOSED
+from .base import CHECK, CLASSIFY, LIST_MODELS, Base, Method, is_serving
 from .exchange import WINDOW, Exchange
 from .failures import of_call
 from .pictures import Choice, Picture, reads_files, serialized
@@ -29,6 +31,7 @@ class AsyncClient:
         self._base: Base[grpc.aio.Channel] = Base(
             addresses, connection, connections, timeout, Connection.open_async_channel
         )
+        self._closing = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         return self
@@ -41,6 +44,7 @@ class AsyncClient:
     async def close(self) -> None:
         """Close the connections; calls under way end with Cancelled."""
         self._base.pool.closed = True
+        self._closing.set()
         for link in self._base.pool.links:
             await link.channel.close()
 
@@ -48,12 +52,12 @@ class AsyncClient:
         self,
         *pictures: Picture | Sequence[Picture],
         model: str = "",
-        version: str = "",
+        version: str | int = "",
         top_k: int = 0,
         timeout: float | None = None,
     ) -> Answer:
         """Return the most probable categories of each picture; see `Client.classify`."""
-        choice = Choice(model, version, top_k)
+        choice = Choice(model, str(version), top_k)
         request = (
             await asyncio.to_thread(choice.request, pictures) if reads_files(pictures) else choice.request(pictures)
         )
@@ -65,16 +69,16 @@ class AsyncClient:
         pictures: Iterable[Picture | Sequence[Picture]] | AsyncIterable[Picture | Sequence[Picture]],
         *,
         model: str = "",
-        version: str = "",
+        version: str | int = "",
         top_k: int = 0,
         timeout: float | None = None,
         window: int = WINDOW,
         ordered: bool = True,
     ) -> AsyncIterator[Streamed]:
         """Classify many pictures on one stream; see `Client.stream`. The iterable is read by a task of its own."""
-        seconds = self._base.timeout if timeout is None else timeout
+        seconds = self._base.seconds(timeout)
         exchange = Exchange(self._base.pool, self._base.connection, seconds, ordered=ordered)
-        return Stream(exchange, Choice(model, version, top_k), self._base.connection, window).run(pictures)
+        return Stream(exchange, Choice(model, str(version), top_k), self._base.connection, window).run(pictures)
 
     async def models(self, *, timeout: float | None = None) -> list[ModelEntry]:
         """Return every version that the server knows, by name, the highest first."""
@@ -83,17 +87,13 @@ class AsyncClient:
     async def ready(self, service: str = "", *, timeout: float = 1.0) -> bool:
         """Return whether a server says SERVING of a service; see `Client.ready`."""
         request = health_pb2.HealthCheckRequest(service=service).SerializeToString()
-        check = Method(HEALTH, health_pb2.HealthCheckResponse)
-        for link in self._base.pool.links:
-            try:
-                reply = await self._base.method(link, check)(
-                    request, timeout=timeout, metadata=self._base.connection.metadata()
-                )
-            except grpc.RpcError:
-                continue
-            if reply.status == health_pb2.HealthCheckResponse.SERVING:
-                return True
-        return False
+        seconds, metadata = self._base.seconds(timeout), self._base.connection.metadata()
+        calls = [
+            self._base.method(link, CHECK)(request, timeout=seconds, metadata=metadata)
+            for link in self._base.one_link_each()
+        ]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        return any(is_serving(answer) for answer in answers if not isinstance(answer, BaseException))
 
     async def _call(self, method: Method, raw: bytes, timeout: float | None) -> Any:  # noqa: ANN401
         """Call until it is answered, fails for good, or the deadline passes."""
@@ -101,12 +101,17 @@ class AsyncClient:
         attempts = self._base.attempts(timeout)
         while True:
             if attempts.wait:
-                await asyncio.sleep(attempts.wait)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._closing.wait(), attempts.wait)
             send = self._base.method(attempts.link, method)
             try:
                 reply = await send(raw, timeout=attempts.remaining(), metadata=metadata)
             except grpc.aio.AioRpcError as error:
                 failure = of_call(error, attempts.link.address)
+            except grpc.aio.UsageError:  # gRPC's word for a channel that is closed
+                if not self._base.pool.closed:
+                    raise
+                raise Cancelled(CLOSED) from None
             except asyncio.CancelledError:
                 task = asyncio.current_task()
                 if self._base.pool.closed and not (task and task.cancelling()):

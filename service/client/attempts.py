@@ -11,6 +11,7 @@ from ..errors import Cancelled, DeadlineExceeded, Overloaded, SaccadeError, Unav
 ChannelType = TypeVar("ChannelType")
 Clock = Callable[[], float]
 
+CLOSED = "the client is closed"
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0
 
 
@@ -66,7 +67,7 @@ class Pool(Generic[ChannelType]):
             Cancelled: the client is closed.
         """
         if self.closed:
-            raise Cancelled("the client is closed")
+            raise Cancelled(CLOSED)
         first = next(self._turn) % len(self.links)
         for link in (*self.links[first:], *self.links[:first]):
             if link.rests_until <= now:
@@ -85,9 +86,15 @@ class Attempts(Generic[ChannelType]):
         pool: the client's.
         seconds: from now to the deadline.
         clock: time.monotonic, or a test's.
+
+    Raises:
+        DeadlineExceeded: there are none.
+        Cancelled: the client is closed.
     """
 
     def __init__(self, pool: Pool[ChannelType], seconds: float, clock: Clock = time.monotonic) -> None:
+        if seconds <= 0:  # gRPC might still send it
+            raise DeadlineExceeded(f"no time was left when the call began (timeout {seconds:g} s)")
         self._pool = pool
         self._seconds = seconds
         self._clock = clock
@@ -126,6 +133,8 @@ class Attempts(Generic[ChannelType]):
             if self._deadline - self._began < LONGEST_PAUSE:  # the last attempt had hardly a chance
                 raise self._last
             raise DeadlineExceeded(f"no answer within {self._seconds:g} s; before that {self._last}")
+        elif isinstance(failure, DeadlineExceeded):
+            raise DeadlineExceeded(f"{failure} (timeout {self._seconds:g} s)")
         else:
             raise failure
         self._last = failure

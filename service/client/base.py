@@ -1,18 +1,22 @@
 """What the client and its asyncio twin share: everything but the waiting."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Generic
 
 from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2
 
 from ..connection import Connection, Option
-from ..errors import SetupError
+from ..errors import Cancelled, InvalidInput, SetupError
 from ..rpc.pb.saccade.v1 import classifier_pb2 as pb
-from .attempts import Attempts, ChannelType, Link, Pool
+from .attempts import CLOSED, Attempts, ChannelType, Link, Pool
 from .policy import SERVICE, options
 
 MOST_CONNECTIONS = 256
+LONGEST_TIMEOUT = 86_400.0
+"""Seconds: every call has a deadline, so infinity is none; gRPC takes what it cannot count for one that has passed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +30,12 @@ class Method:
 CLASSIFY = Method(f"/{SERVICE}/Classify", pb.ClassifyResponse)
 LIST_MODELS = Method(f"/{SERVICE}/ListModels", pb.ListModelsResponse)
 STREAM = f"/{SERVICE}/ClassifyStream"
-HEALTH = "/grpc.health.v1.Health/Check"
+CHECK = Method("/grpc.health.v1.Health/Check", health_pb2.HealthCheckResponse)
+
+
+def is_serving(reply: health_pb2.HealthCheckResponse) -> bool:
+    """Return whether the answer of CHECK is SERVING."""
+    return reply.status == health_pb2.HealthCheckResponse.SERVING
 
 
 class Base(Generic[ChannelType]):
@@ -52,8 +61,8 @@ class Base(Generic[ChannelType]):
             raise SetupError("a client needs at least one address, for example Client('localhost:8001')")
         if not 1 <= connections <= MOST_CONNECTIONS:
             raise SetupError(f"connections {connections}: must be from 1 to {MOST_CONNECTIONS}")
-        if not timeout > 0:
-            raise SetupError(f"timeout {timeout}: must be more than 0 seconds")
+        if not 0 < timeout <= LONGEST_TIMEOUT:
+            raise SetupError(f"timeout {timeout}: must be more than 0 and at most {LONGEST_TIMEOUT:,.0f} seconds")
         connection = connection or Connection(addresses)
         self.connection = replace(connection, addresses=addresses or connection.addresses)
         self.timeout = timeout
@@ -62,9 +71,30 @@ class Base(Generic[ChannelType]):
         given = options(self.connection, len(targets))
         self.pool = Pool([Link(target, opens(self.connection, target, given)) for target in targets])
 
+    def seconds(self, timeout: float | None) -> float:
+        """Return the seconds of a call: its own, or the client's where it says None.
+
+        Raises:
+            InvalidInput: that is no number of seconds. One below 0 is: of a deadline that has passed.
+        """
+        seconds = self.timeout if timeout is None else timeout
+        if math.isnan(seconds) or seconds > LONGEST_TIMEOUT:
+            raise InvalidInput("timeout", f"is {seconds}; it must be at most {LONGEST_TIMEOUT:,.0f} seconds")
+        return seconds
+
     def attempts(self, timeout: float | None) -> Attempts[ChannelType]:
         """Return the attempts of a new call."""
-        return Attempts(self.pool, self.timeout if timeout is None else timeout)
+        return Attempts(self.pool, self.seconds(timeout))
+
+    def one_link_each(self) -> list[Link[ChannelType]]:
+        """Return one link to each address.
+
+        Raises:
+            Cancelled: the client is closed.
+        """
+        if self.pool.closed:
+            raise Cancelled(CLOSED)
+        return list({link.address: link for link in self.pool.links}.values())
 
     def method(self, link: Link[ChannelType], method: Method) -> Any:  # noqa: ANN401 - grpc's and grpc.aio's
         """Return what calls a unary method with the bytes of a request."""

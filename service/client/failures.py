@@ -1,9 +1,11 @@
 """A failed call to the service's own exception."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any, Protocol
 
 import grpc
+from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from ..errors import (
@@ -44,10 +46,10 @@ def of_call(failed: Failed, address: str) -> SaccadeError:
     """Return the exception of a call that failed at this address."""
     trailing = dict(failed.trailing_metadata() or ())
     status = status_pb2.Status(code=failed.code().value[0], message=failed.details() or "")
-    if _DETAILS in trailing:
-        status.details.extend(status_pb2.Status.FromString(trailing[_DETAILS]).details)
-    pushback = int(trailing.get(_PUSHBACK, -1))  # none: a message over the server's cap, say; repeating it is no help
-    return of_status(status, address, pushback / 1000 if pushback >= 0 else None)
+    with suppress(DecodeError):  # what stands between here and the server may say what it likes
+        status.details.extend(status_pb2.Status.FromString(trailing.get(_DETAILS, b"")).details)
+    pushback = str(trailing.get(_PUSHBACK))  # none: a message over the server's cap, say; repeating it is no help
+    return of_status(status, address, int(pushback) / 1000 if pushback.isdecimal() else None)
 
 
 def of_message(status: status_pb2.Status, address: str) -> SaccadeError:

@@ -14,14 +14,25 @@ from ..rpc.pb.saccade.v1 import classifier_pb2 as pb
 Picture: TypeAlias = str | Path | bytes | npt.NDArray[np.uint8]
 """A file, its bytes, or decoded pixels: uint8 [height, width] or [height, width, 1 or 3]."""
 
+_MOST = 2**32 - 1
+"""Of what the message can say."""
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What is asked for: model (empty: the default), version (empty: the newest), categories a picture (0: 5)."""
+    """What is asked for: model (empty: the default), version (empty: the newest), categories a picture (0: 5).
+
+    Raises:
+        InvalidInput: the number of categories cannot be.
+    """
 
     model: str = ""
     version: str = ""
     top_k: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.top_k <= _MOST:
+            raise InvalidInput("top_k", f"is {self.top_k}; it must be from 0, which means 5, to {_MOST:,}")
 
     def request(self, pictures: Iterable[Picture | Sequence[Picture]]) -> pb.ClassifyRequest:
         """Return the request for these pictures; a list or tuple among them stands for what it holds.
@@ -70,7 +81,8 @@ def _image(number: int, picture: Any) -> pb.Image:  # noqa: ANN401 - see the cal
     if picture.dtype != np.uint8 or picture.ndim not in {2, 3}:
         raise InvalidInput(
             f"images[{number}]",
-            f"is an array of {picture.dtype} {picture.shape}; it must be uint8 [height, width, channels]",
+            f"is an array of {picture.dtype} {picture.shape}; it must be uint8 [height, width, channels], "
+            "a list of such arrays for several pictures",
         )
     height, width, channels = (*picture.shape, 1)[:3]
     return pb.Image(pixels=pb.Pixels(height=height, width=width, channels=channels, data=picture.tobytes()))

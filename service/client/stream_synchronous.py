@@ -12,6 +12,7 @@ import grpc
 from ..connection import Connection
 from ..errors import SaccadeError, SetupError
 from ..rpc.pb.saccade.v1 import classifier_pb2 as pb
+from .answers import Streamed
 from .attempts import Link
 from .base import STREAM
 from .exchange import Exchange
@@ -47,7 +48,7 @@ class Stream:
         self._over = self._read_all = False
         self._source_error: BaseException | None = None
 
-    def run(self, pictures: Iterable[Picture | Sequence[Picture]]) -> Iterator[Any]:
+    def run(self, pictures: Iterable[Picture | Sequence[Picture]]) -> Iterator[Streamed]:
         """Yield what each item gave."""
         threading.Thread(target=self._feed, args=(iter(pictures),), name="saccade-stream", daemon=True).start()
         try:

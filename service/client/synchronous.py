@@ -1,6 +1,6 @@
 """The client for threads."""
 
-import time
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -9,9 +9,11 @@ import grpc
 from grpc_health.v1 import health_pb2
 
 from ..connection import Connection
+from ..errors import Cancelled
 from ..rpc.pb.saccade.v1 import classifier_pb2 as pb
 from .answers import Answer, ModelEntry, Streamed, answer_of, entries_of
-from .base import CLASSIFY, HEALTH, LIST_MODELS, Base, Method
+from .attempts import CLOSED
+from .base import CHECK, CLASSIFY, LIST_MODELS, Base, Method, is_serving
 from .exchange import WINDOW, Exchange
 from .failures import of_call
 from .pictures import Choice, Picture, serialized
@@ -40,6 +42,7 @@ class Client:
         self, *addresses: str, connection: Connection | None = None, connections: int = 1, timeout: float = 10.0
     ) -> None:
         self._base: Base[grpc.Channel] = Base(addresses, connection, connections, timeout, Connection.open_channel)
+        self._closing = threading.Event()
 
     def __enter__(self) -> Self:
         return self
@@ -52,6 +55,7 @@ class Client:
     def close(self) -> None:
         """Close the connections; calls under way end with Cancelled."""
         self._base.pool.closed = True
+        self._closing.set()
         for link in self._base.pool.links:
             link.channel.close()
 
@@ -59,7 +63,7 @@ class Client:
         self,
         *pictures: Picture | Sequence[Picture],
         model: str = "",
-        version: str = "",
+        version: str | int = "",
         top_k: int = 0,
         timeout: float | None = None,
     ) -> Answer:
@@ -76,7 +80,7 @@ class Client:
             InvalidInput, UnknownModel, Overloaded, Unavailable, DeadlineExceeded, InferenceFailed, Cancelled: see
                 `errors`.
         """
-        request = Choice(model, version, top_k).request(pictures)
+        request = Choice(model, str(version), top_k).request(pictures)
         raw = serialized(request, self._base.connection.max_message_bytes)
         return answer_of(self._call(CLASSIFY, raw, timeout))
 
@@ -85,7 +89,7 @@ class Client:
         pictures: Iterable[Picture | Sequence[Picture]],
         *,
         model: str = "",
-        version: str = "",
+        version: str | int = "",
         top_k: int = 0,
         timeout: float | None = None,
         window: int = WINDOW,
@@ -109,28 +113,26 @@ class Client:
         Raises:
             SaccadeError: no stream can be had, for a reason that repeating does not mend.
         """
-        seconds = self._base.timeout if timeout is None else timeout
+        seconds = self._base.seconds(timeout)
         exchange = Exchange(self._base.pool, self._base.connection, seconds, ordered=ordered)
-        return Stream(exchange, Choice(model, version, top_k), self._base.connection, window).run(pictures)
+        return Stream(exchange, Choice(model, str(version), top_k), self._base.connection, window).run(pictures)
 
     def models(self, *, timeout: float | None = None) -> list[ModelEntry]:
         """Return every version that the server knows, by name, the highest first."""
         return entries_of(self._call(LIST_MODELS, pb.ListModelsRequest().SerializeToString(), timeout))
 
     def ready(self, service: str = "", *, timeout: float = 1.0) -> bool:
-        """Return whether a server says SERVING of a service: "" for all of it, or a model's name. Never raises."""
+        """Return whether a server says SERVING of a service: "" for all of it, or a model's name.
+
+        All addresses are asked at once; one that does not answer in time is not ready.
+        """
         request = health_pb2.HealthCheckRequest(service=service).SerializeToString()
-        check = Method(HEALTH, health_pb2.HealthCheckResponse)
-        for link in self._base.pool.links:
-            try:
-                reply = self._base.method(link, check)(
-                    request, timeout=timeout, metadata=self._base.connection.metadata()
-                )
-            except grpc.RpcError:
-                continue
-            if reply.status == health_pb2.HealthCheckResponse.SERVING:
-                return True
-        return False
+        seconds, metadata = self._base.seconds(timeout), self._base.connection.metadata()
+        answers = [
+            self._base.method(link, CHECK).future(request, timeout=seconds, metadata=metadata)
+            for link in self._base.one_link_each()
+        ]
+        return any(is_serving(answer.result()) for answer in answers if answer.exception() is None)
 
     def _call(self, method: Method, raw: bytes, timeout: float | None) -> Any:  # noqa: ANN401 - method.reply
         """Call until it is answered, fails for good, or the deadline passes."""
@@ -138,12 +140,16 @@ class Client:
         attempts = self._base.attempts(timeout)
         while True:
             if attempts.wait:
-                time.sleep(attempts.wait)
+                self._closing.wait(attempts.wait)
             send = self._base.method(attempts.link, method)
             try:
                 reply = send(raw, timeout=attempts.remaining(), metadata=metadata)
             except grpc.RpcError as error:
                 failure = of_call(error, attempts.link.address)  # type: ignore[arg-type]
+            except ValueError:  # gRPC's word for a channel that is closed
+                if not self._base.pool.closed:
+                    raise
+                raise Cancelled(CLOSED) from None
             else:
                 attempts.worked()
                 return reply

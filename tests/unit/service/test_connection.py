@@ -57,6 +57,27 @@ def test_fields_that_do_not_go_together() -> None:
             Connection(**fields)
 
 
+@pytest.mark.parametrize(
+    "address", ["localhost", "http://localhost:8001", "a:", "a:0", "a:65536", "a:b", " a:1", "::1:1"]
+)
+def test_what_is_no_address(address: str) -> None:
+    """An address without a port, with a scheme or of another form is refused by name; gRPC would ask port 443."""
+    with pytest.raises(SetupError, match=f"address '{address}': .*port"):
+        Connection(("localhost:8001", address))
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("a:1", "a.example.org:65535", "10.0.0.1:8001", "[::1]:8001", "dns:///a:1", "dns://10.0.0.1/a:1", "dns:a:1"),
+        *("unix:/run/saccade", "unix:///run/saccade", "ipv4:10.0.0.1:1,10.0.0.2:1", "xds:///saccade"),
+    ],
+)
+def test_addresses(address: str) -> None:
+    """Hosts with a port and whatever else gRPC knows are addresses."""
+    assert Connection((address,)).addresses == (address,)
+
+
 def test_missing_file_is_named(tmp_path: Path) -> None:
     """A file of the TLS settings that is not there is named when the channel is opened."""
     with pytest.raises(SetupError, match=r"certificate authorities file .*nowhere"):
