@@ -1,60 +1,51 @@
 """Versions change under load, in a server of its own and through the shipped client: nobody notices."""
 
+import itertools
 import json
 import shutil
-import urllib.request
 from pathlib import Path
 
+import pytest
+
 from service.client import Client
-from tests.onnx_models import pictures, write_model
+from tests.onnx_models import write_model
 from tests.processes import ServerProcess, run
-from tests.reloading import Callers, reload
+from tests.reloading import Callers, Publisher, follow, statuses
 
-POLL = ("--poll-seconds", "0.1")
-
-
-def statuses(server: ServerProcess) -> set[str]:
-    """Return the statuses that Classify ended with."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{server.metrics_port}/metrics") as page:
-        lines = page.read().decode().splitlines()
-    return {line.split('code="')[1].split('"')[0] for line in lines if line.startswith("saccade_requests_total{code")}
+POLL = ("--poll-seconds", "0.1", "--keep-versions", "1")
 
 
-def test_reloads_under_load(repository: Path) -> None:
-    """Of the calls of 16 callers none fails, nor has to be repeated, while versions are published, changed in place,
-    removed, and fail their self-test.
+@pytest.mark.parametrize("external", [False, True], ids=["one file", "external weights"])
+def test_reloads_under_load(tmp_path: Path, *, external: bool) -> None:
+    """Of the calls of 16 callers none fails, nor has to be repeated, while versions are published, copied slowly,
+    replaced, removed, and fail.
+
+    The short form of `python -m tests.benchmarks.reloads`.
     """
-    with ServerProcess(repository, *POLL, "--keep-versions", "1") as server:
-        with Callers(server.address, pause=0.005) as callers:
-            reload(server, repository, 2)
-            reload(server, repository, 3, wrong=True)
-            reload(server, repository, 3)
-            reload(server, repository, 3)
-            reload(server, repository, 3, wrong=True)
-            shutil.rmtree(repository / "linear" / "3")
-            assert server.wait_for("model ready")["version"] == 2
-            reload(server, repository, 4)
-        with Client(server.address) as client:
-            assert client.classify(pictures(1)[0]).version == "4"
+    publisher = Publisher(tmp_path / "lenet5", pause=0.05, external=external)
+    with ServerProcess(tmp_path, *POLL) as server:
+        with Callers(server.address, pause=0.01) as callers:
+            for change in itertools.islice(publisher.changes(), 10):
+                follow(server, change)
         assert callers.met.failures == {}
-        assert set(callers.met.versions) <= {"1", "2", "3", "4"}
-        assert statuses(server) == {"OK"}
+        assert statuses(server).keys() == {"OK"}
 
 
-def test_replace_under_load(repository: Path) -> None:
+def test_replace_under_load(tmp_path: Path) -> None:
     """With `--reload replace` callers hear UNAVAILABLE during a load, and the client repeats their calls."""
-    with ServerProcess(repository, *POLL, "--keep-versions", "1", "--reload", "replace") as server:
-        with Callers(server.address, count=4, pause=0.005) as callers:
-            reload(server, repository, 2)
-            reload(server, repository, 3, wrong=True)
-            assert server.wait_for("model ready")["version"] == 2
+    publisher = Publisher(tmp_path / "lenet5", pause=0.05)
+    with ServerProcess(tmp_path, *POLL, "--reload", "replace") as server:
+        with Callers(server.address, count=4, pause=0.01) as callers:
+            for change in itertools.islice(publisher.changes(), 5):
+                follow(server, change)
         assert callers.met.failures == {}
 
 
-def test_models_shows_a_failed_version(repository: Path) -> None:
+def test_models_shows_a_failed_version(tmp_path: Path) -> None:
     """`saccade models` shows a version that was published and failed, why, and that the one before is served."""
-    with ServerProcess(repository, *POLL) as server:
-        reload(server, repository, 2, wrong=True)
+    publisher = Publisher(tmp_path / "lenet5", pause=0)
+    with ServerProcess(tmp_path, *POLL) as server:
+        follow(server, publisher.fail("golden sample"))
         failed, served = json.loads(run("models", "--address", server.address, "--json").stdout)
         assert (failed["state"], served["state"], served["default"]) == ("FAILED", "READY", True)
         assert "golden sample" in failed["reason"]
