@@ -1,22 +1,24 @@
 """What lies in a model repository, look by look: the files of every version, and what two looks agree on.
 
 Copies and object-store syncs do not rename: files grow, and appear one after the other. So a version counts as there,
-changed or gone only when two looks saw the same names, sizes and times of change. Links are followed where they stay
-inside the repository (Kubernetes' volumes are made of them); names that begin with a dot are left out, which are those
-of copies under way (rsync, `saccade export`) and of Kubernetes' own folders.
+changed or gone only when two looks saw the same names, sizes and times. The time of the contents is not enough:
+`cp -p`, rsync and reproducible builds set it, and networks of one architecture have one size. Nobody sets the time of
+the inode, which tells of `chmod` too. Links are followed where they stay inside the repository (Kubernetes' volumes are
+made of them); names that begin with a dot are left out, which are those of copies under way (rsync, `saccade export`)
+and of Kubernetes' own folders.
 
 No look makes it safe to overwrite external weight files in place: ONNX Runtime maps those that it does not prepack, so
 the answers of a session that runs change at once, and a file cut short kills the process. Only a new version's folder
 is the place for them.
 """
 
-import os
 import re
-import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
+
+from service.folders import Entry, Read, read_folder, why
 
 FILE = "model.onnx"
 RESERVED = "liveness"
@@ -32,23 +34,13 @@ _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 _OUT = "is a link out of the repository; copy it there, or mount what it leads to"
 
 
-class Entry(NamedTuple):
-    """One name in a folder, links followed: its size in bytes, its last change in nanoseconds, where a link leads."""
+class File(NamedTuple):
+    """One file of a version: its place in the version's folder, and what `Entry` says of it."""
 
-    name: str
-    mode: int
+    place: str
     size: int
+    modified: int
     changed: int
-    leads_to: str = ""
-
-    @property
-    def is_folder(self) -> bool:
-        """Whether there is something in it."""
-        return stat.S_ISDIR(self.mode)
-
-
-Read = Callable[[Path], list[Entry]]
-"""Lists a folder; raises OSError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +48,14 @@ class Files:
     """The files of one version.
 
     Attributes:
-        entries: place in the version's folder, bytes, and time of the last change in nanoseconds, of each.
+        entries: all of them, by place.
         refused: why they may not be loaded, whatever is in them.
+        unreadable: they are refused because they could not be looked at, and may be what they were.
     """
 
-    entries: tuple[tuple[str, int, int], ...] = ()
+    entries: tuple[File, ...] = ()
     refused: str = ""
+    unreadable: bool = False
 
 
 NO_FILES = Files()
@@ -94,24 +88,6 @@ def is_version(name: str) -> bool:
     return bool(_VERSION.fullmatch(name))
 
 
-def read_folder(folder: Path) -> list[Entry]:
-    """Return what is in a folder, by name; links that lead nowhere are not there.
-
-    Raises:
-        OSError: it, or something in it, cannot be read.
-    """
-    entries = []
-    with os.scandir(folder) as found:
-        for each in found:
-            try:
-                status = each.stat()
-            except FileNotFoundError:
-                continue  # or it has gone since
-            leads_to = os.path.realpath(each.path) if each.is_symlink() else ""
-            entries.append(Entry(each.name, status.st_mode, status.st_size, status.st_mtime_ns, leads_to))
-    return sorted(entries)
-
-
 def look(root: Path, read: Read = read_folder) -> Look:
     """Return what is in a repository now.
 
@@ -126,17 +102,20 @@ def look(root: Path, read: Read = read_folder) -> Look:
     unreadable: dict[str, str] = {}
     refused: dict[str, str] = {}
     for entry in read(root):
-        if not entry.is_folder or entry.name.startswith(".") or entry.name == _LOST:
+        name = entry.name
+        if not (entry.is_folder or entry.error) or name.startswith(".") or name == _LOST:
             continue
-        if not is_name(entry.name):
-            refused[entry.name] = f"a model cannot be called {entry.name!r}; use letters, digits, '.', '_' and '-'"
-        elif _leads_out(entry, root):
-            refused[entry.name] = f"{entry.name} {_OUT}"
+        if not is_name(name):
+            refused[name] = f"a model cannot be called {name!r}; use letters, digits, '.', '_' and '-'"
+        elif entry.leads_out(root):
+            refused[name] = f"{name} {_OUT}"
+        elif entry.error:
+            unreadable[name] = entry.error
         else:
             try:
-                models[entry.name] = _versions(root / entry.name, root, read)
+                models[name] = _versions(root / name, root, read)
             except OSError as error:
-                unreadable[entry.name] = error.strerror or str(error)
+                unreadable[name] = why(error)
     return Look(models, unreadable, refused)
 
 
@@ -147,7 +126,7 @@ def look_at(root: Path, name: str, read: Read = read_folder) -> Found:
         OSError: it cannot be read.
     """
     if not is_name(name) or not any(
-        entry.name == name and entry.is_folder and not _leads_out(entry, root) for entry in read(root)
+        entry.name == name and entry.is_folder and not entry.leads_out(root) for entry in read(root)
     ):
         return {}
     return _versions(root / name, root, read)
@@ -176,47 +155,70 @@ def agreed(before: Look, now: Look, known: Mapping[str, Found]) -> dict[str, Fou
 def _settled(before: Found, now: Found, known: Found) -> Iterator[tuple[int, Files]]:
     for number in {*before, *now, *known}:
         first, second = before.get(number), now.get(number)
-        if first != second:
-            if number in known:
-                yield number, known[number]
-        elif second is not None:
+        if number in known and (first != second or (second is not None and second.unreadable)):
+            yield number, known[number]
+        elif first == second and second is not None:
             yield number, second
+
+
+def unread(now: Look, known: Mapping[str, Found]) -> dict[str, str]:
+    """Return the folders of versions that were loaded before and cannot be read now, and why."""
+    return {
+        f"{name}/{number}": files.refused
+        for name, found in now.models.items()
+        for number, files in found.items()
+        if files.unreadable and not known.get(name, {}).get(number, files).refused
+    }
 
 
 def _versions(folder: Path, root: Path, read: Read) -> Found:
     found = {}
     for entry in read(folder):
-        if entry.is_folder and is_version(entry.name):
-            files = (
-                Files(refused=f"its folder {_OUT}") if _leads_out(entry, root) else _files(folder, entry, root, read)
-            )
-            if files.refused or any(place == FILE for place, _, _ in files.entries):
+        if is_version(entry.name) and (entry.is_folder or entry.error):
+            files = _version(folder, entry, root, read)
+            if files.refused or any(file.place == FILE for file in files.entries):
                 found[int(entry.name)] = files
     return found
 
 
-def _files(model: Path, version: Entry, root: Path, read: Read) -> Files:
+def _version(model: Path, version: Entry, root: Path, read: Read) -> Files:
+    """Return the files of a version, or why they are refused."""
+    if version.leads_out(root):
+        return Files(refused=f"its folder {_OUT}")
+    if version.error:
+        return _unreadable("its folder", version.error)
+    try:
+        return _files(model / version.name, root, read)
+    except FileNotFoundError:
+        return NO_FILES  # it has gone since
+    except OSError as error:
+        return _unreadable("its folder", why(error))
+
+
+def _files(version: Path, root: Path, read: Read) -> Files:
     """Return the files of a version, those in folders of its folder too."""
-    entries: list[tuple[str, int, int]] = []
+    entries: list[File] = []
     folders = [""]
     while folders:
         within = folders.pop()
-        for entry in read(model / version.name / within):
+        for entry in read(version / within):
             if entry.name.startswith("."):
                 continue
             place = f"{within}{entry.name}"
-            if _leads_out(entry, root):
+            if entry.error:
+                return _unreadable(place, entry.error)
+            if entry.leads_out(root):
                 return Files(refused=f"{place} {_OUT}")
             if entry.is_folder:
                 folders.append(f"{place}/")
-            elif not stat.S_ISREG(entry.mode):
+            elif not entry.is_file:
                 return Files(refused=f"{place} is no plain file, but a device, a pipe or a socket")
             else:
-                entries.append((place, entry.size, entry.changed))
+                entries.append(File(place, entry.size, entry.modified, entry.changed))
             if len(entries) + len(folders) > MAX_FILES or place.count("/") > MAX_DEPTH:
                 return Files(refused=f"its folder holds more than {MAX_FILES:,} files, or folders {MAX_DEPTH} deep")
     return Files(tuple(sorted(entries)))
 
 
-def _leads_out(entry: Entry, root: Path) -> bool:
-    return bool(entry.leads_to) and not Path(entry.leads_to).is_relative_to(root)
+def _unreadable(what: str, reason: str) -> Files:
+    return Files(refused=f"{what} cannot be read: {reason}", unreadable=True)

@@ -7,13 +7,15 @@ from pathlib import Path
 
 from service import logs, looks
 from service.errors import SetupError, Unavailable, UnknownModel
+from service.folders import why
 from service.looks import FILE, Look
 from service.metrics import Metrics
 from service.switch import Check, Load, Reload, Switch
 from service.versions import State, Version, Versions, join
 
 _EMPTY = "it is empty; without --allow-empty that is taken for a volume that went away"
-_NO_VERSION = "it holds no version any more; remove the folder if the model is to go"
+_NO_VERSION = "it holds no version: no folder whose name is a whole number, with a model.onnx in it"
+_NONE_LEFT = "it holds no version any more; remove the folder if the model is to go"
 
 
 class Repository:
@@ -64,8 +66,10 @@ class Repository:
     def scan(self) -> None:
         """Find what is on disk; every version starts as LOADING.
 
+        What stands beside models and can be none, or cannot be read, is logged; it keeps no model from being served.
+
         Raises:
-            SetupError: the repository cannot be read, or a folder in it can be no model.
+            SetupError: the repository cannot be read, or there is no model but what can be none.
         """
         try:
             seen = looks.look(self._root.resolve(strict=True))
@@ -75,13 +79,16 @@ class Repository:
                 f"its layout is ROOT/MODEL/VERSION/{FILE}"
             ) from None
         except OSError as error:
-            raise SetupError(f"--repository {self._root} cannot be read: {error.strerror}") from None
-        for why in (*seen.refused.values(), *(f"{name}: {why}" for name, why in seen.unreadable.items())):
-            raise SetupError(f"--repository: {why}")
+            raise SetupError(f"--repository {self._root} cannot be read: {why(error)}") from None
+        without = {name: _NO_VERSION for name, found in seen.models.items() if not found}
+        wrong = {**seen.unreadable, **seen.refused, **without}
+        if wrong and not any(seen.models.values()):
+            raise SetupError(f"--repository {self._root}: {'; '.join(f'{name}: {it}' for name, it in wrong.items())}")
+        self._say(wrong)
         for name, found in seen.models.items():
             for number, files in found.items():
                 self._versions.put(Version(name, number, State.LOADING, files=files))
-        self._versions.expect(*self.readiness())
+        self._versions.expect(*self.readiness(), *seen.unreadable)
         self._seen = seen
         if self._default_model and self._default_model not in self.readiness():
             raise SetupError(
@@ -107,10 +114,10 @@ class Repository:
             try:
                 now = looks.look(self._root.resolve(strict=True))
             except OSError as error:
-                self._say({"": f"it cannot be read: {error.strerror or error}"})
+                self._say({"": f"it cannot be read: {why(error)}"})
                 return
-            wrong = {**now.unreadable, **now.refused}
             known = self._versions.files()
+            wrong = {**now.unreadable, **now.refused, **looks.unread(now, known)}
             if known and not (now.models or wrong or self._may_be_empty):
                 self._say({"": _EMPTY})
                 return
@@ -123,8 +130,8 @@ class Repository:
                     logs.info("model removed", model=name)
                 elif found:
                     self._switch.settle(name, found, seconds)
-                elif name in known:
-                    wrong[name] = _NO_VERSION
+                else:
+                    wrong[name] = _NONE_LEFT if name in known else _NO_VERSION
             self._say(wrong)
 
     def load(self, name: str, seconds: float) -> None:
@@ -185,9 +192,9 @@ class Repository:
 
     def _say(self, wrong: Mapping[str, str]) -> None:
         """Log what is wrong with which folder of the repository, where it was not so before."""
-        for folder, why in wrong.items():
-            if self._wrong.get(folder) != why:
-                logs.warning("repository is not as expected", folder=self._root / folder, reason=why)
+        for folder, reason in wrong.items():
+            if self._wrong.get(folder) != reason:
+                logs.warning("repository is not as expected", folder=self._root / folder, reason=reason)
         for folder in self._wrong.keys() - wrong.keys():
             logs.info("repository is as expected again", folder=self._root / folder)
         self._wrong = wrong

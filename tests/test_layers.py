@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 SERVER = [
-    ["service.errors", "service.logs", "service.providers", "service.records", "service.signals"],
+    ["service.errors", "service.folders", "service.logs", "service.providers", "service.records", "service.signals"],
     [
         "service.budget",
         "service.config",

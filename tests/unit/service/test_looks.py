@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from service.looks import MAX_FILES, Entry, Files, Look, agreed, look, look_at, read_folder
+from service.folders import Entry, read_folder
+from service.looks import MAX_FILES, File, Files, Look, agreed, look, look_at, unread
 
-ONE, OTHER = Files((("model.onnx", 1, 1),)), Files((("model.onnx", 1, 2),))
+ONE, OTHER = Files((File("model.onnx", 1, 1, 1),)), Files((File("model.onnx", 1, 1, 2),))
+UNREAD = Files(refused="its folder cannot be read: Stale file handle", unreadable=True)
 
 
 def lay(root: Path, *files: str) -> None:
@@ -22,7 +24,7 @@ def lay(root: Path, *files: str) -> None:
 
 def places(files: Files) -> list[str]:
     """Return the places of the files of a version."""
-    return [place for place, _, _ in files.entries]
+    return [file.place for file in files.entries]
 
 
 def test_files_of_a_version(tmp_path: Path) -> None:
@@ -32,7 +34,38 @@ def test_files_of_a_version(tmp_path: Path) -> None:
     os.utime(tmp_path / "a/1/model.onnx", ns=(0, 17))
     files = look(tmp_path).models["a"][1]
     assert places(files) == names
-    assert files.entries[2] == ("model.onnx", len("a/1/model.onnx"), 17)
+    assert files.entries[2][:3] == ("model.onnx", len("a/1/model.onnx"), 17)
+
+
+def tick(folder: Path) -> None:
+    """Return when the file system's clock has gone on, which it does every few milliseconds."""
+    (probe := folder / "probe").touch()
+    before = probe.stat().st_ctime_ns
+    while probe.stat().st_ctime_ns == before:
+        probe.touch()
+    probe.unlink()
+
+
+@pytest.mark.parametrize("change", ["overwritten", "renamed over", "chmod"])
+def test_times_that_were_set(tmp_path: Path, change: str) -> None:
+    """Other contents of the same size and time, as `cp -p` and rsync leave them, are a change; so is `chmod`."""
+    lay(tmp_path, "a/1/model.onnx", "new")
+    path, new = tmp_path / "a/1/model.onnx", tmp_path / "new"
+    new.write_text("b/1/model.onnx")
+    for each in (path, new):
+        os.utime(each, ns=(0, 17))
+    before = look(tmp_path).models["a"][1]
+    tick(tmp_path)
+    if change == "overwritten":
+        path.write_text("b/1/model.onnx")
+    elif change == "renamed over":
+        new.rename(path)
+    else:
+        path.chmod(0o644 if path.stat().st_mode & 0o777 != 0o644 else 0o600)
+    os.utime(path, ns=(0, 17))
+    after = look(tmp_path).models["a"][1]
+    assert [file[:3] for file in before.entries] == [file[:3] for file in after.entries]
+    assert before != after
 
 
 def test_what_is_no_version(tmp_path: Path) -> None:
@@ -104,25 +137,66 @@ def test_special_files(tmp_path: Path, make: Callable[[Path], object], monkeypat
 def test_a_device(tmp_path: Path) -> None:
     """A device is refused, whoever could make one."""
     tree = {
-        tmp_path: [Entry("a", stat.S_IFDIR, 0, 0)],
-        tmp_path / "a": [Entry("1", stat.S_IFDIR, 0, 0)],
-        tmp_path / "a/1": [Entry("model.onnx", stat.S_IFBLK, 0, 0)],
+        tmp_path: [Entry("a", stat.S_IFDIR)],
+        tmp_path / "a": [Entry("1", stat.S_IFDIR)],
+        tmp_path / "a/1": [Entry("model.onnx", stat.S_IFBLK)],
     }
     assert "model.onnx is no plain file" in look(tmp_path, tree.__getitem__).models["a"][1].refused
 
 
-@pytest.mark.parametrize("broken", ["a", "a/1"])
-def test_unreadable(tmp_path: Path, broken: str) -> None:
-    """A model that cannot be read is told apart from one that is gone, and hides no other."""
-    lay(tmp_path, "a/1/model.onnx", "b/1/model.onnx")
+Lists = Callable[[Path], list[Entry]]
+
+
+def failing(place: Path, error: OSError) -> Lists:
+    """Return what lists folders, but for one."""
 
     def read(folder: Path) -> list[Entry]:
-        if folder == tmp_path / broken:
-            raise OSError(5, "Input/output error")
+        if folder == place:
+            raise error
         return read_folder(folder)
 
-    seen = look(tmp_path, read)
+    return read
+
+
+def test_unreadable_model(tmp_path: Path) -> None:
+    """A model that cannot be read is told apart from one that is gone, and hides no other."""
+    lay(tmp_path, "a/1/model.onnx", "b/1/model.onnx")
+    seen = look(tmp_path, failing(tmp_path / "a", OSError(5, "Input/output error")))
     assert (list(seen.models), seen.unreadable) == (["b"], {"a": "Input/output error"})
+
+
+@pytest.mark.parametrize("place", ["a/2", "a/2/weights"])
+def test_unreadable_version(tmp_path: Path, place: str) -> None:
+    """A version that cannot be read is refused with the reason, and hides no other."""
+    lay(tmp_path, "a/1/model.onnx", "a/2/model.onnx", "a/2/weights/w.bin")
+    found = look(tmp_path, failing(tmp_path / place, PermissionError(13, "Permission denied"))).models["a"]
+    assert (found[1].refused, found[2].refused) == ("", "its folder cannot be read: Permission denied")
+
+
+@pytest.mark.parametrize("place", ["a/2", "a/2/weights"])
+def test_gone_while_it_is_looked_at(tmp_path: Path, place: str) -> None:
+    """A folder that goes between the listing of what it is in and its own is not there, and nothing is said of it."""
+    lay(tmp_path, "a/1/model.onnx", "a/2/model.onnx", "a/2/weights/w.bin")
+    seen = look(tmp_path, failing(tmp_path / place, FileNotFoundError(2, "No such file or directory")))
+    assert (list(seen.models["a"]), seen.unreadable) == ([1], {})
+
+
+@pytest.mark.parametrize("place", ["b", "a/2", "a/2/model.onnx"])
+def test_a_name_of_which_nothing_is_known(tmp_path: Path, place: str) -> None:
+    """A link in a circle is told with its place, and hides nothing else."""
+    lay(tmp_path, "a/1/model.onnx", *(["a/2/labels.txt"] if place == "a/2/model.onnx" else []))
+    (tmp_path / place).symlink_to(tmp_path / place)
+    seen = look(tmp_path)
+    reason = seen.unreadable["b"] if place == "b" else seen.models["a"][2].refused
+    assert "Too many levels of symbolic links" in reason
+    assert places(seen.models["a"][1]) == ["model.onnx"]
+
+
+def test_unread_says_nothing_new() -> None:
+    """What was loaded and cannot be read now is told; what never could be is not: that version failed with it."""
+    assert unread(Look({"a": {1: UNREAD, 2: UNREAD, 3: ONE}}), {"a": {1: ONE, 2: UNREAD, 3: ONE}}) == {
+        "a/1": UNREAD.refused
+    }
 
 
 def test_no_root(tmp_path: Path) -> None:
@@ -150,6 +224,9 @@ def test_look_at_no_model(tmp_path: Path, name: str) -> None:
         ({1: ONE}, {1: OTHER}, {1: ONE}, {1: ONE}),  # changing
         ({1: ONE}, {}, {1: ONE}, {1: ONE}),  # gone in one look
         ({}, {}, {1: ONE}, {}),  # gone
+        ({1: UNREAD}, {1: UNREAD}, {1: ONE}, {1: ONE}),  # it may be what it was
+        ({1: UNREAD}, {1: UNREAD}, {}, {1: UNREAD}),  # new, and it fails
+        ({1: UNREAD}, {1: ONE}, {1: UNREAD}, {1: UNREAD}),  # readable in one look
         ({1: ONE}, {1: ONE, 2: ONE}, {1: ONE}, {1: ONE}),  # one waits, the other does not
     ],
 )

@@ -287,6 +287,48 @@ def test_refused_version(opened: Open, disk: Disk, loads: Loads, tmp_path: Path)
     assert "link out of the repository" in reason(repository, 2)
 
 
+def test_an_unreadable_version(opened: Open, disk: Disk, loads: Loads, lines: Lines) -> None:
+    """A served version that cannot be read for a while serves on, which is logged once, and is not loaded again."""
+    repository = opened()
+    lines()
+    (folder := disk.root / "a/1").rename(disk.root / ".away")
+    folder.symlink_to(folder)
+    look(repository, 4)
+    folder.unlink()
+    (disk.root / ".away").rename(folder)
+    look(repository, 4)
+    assert (loads.asked, states(repository), reason(repository, 1)) == ([], {1: State.READY}, "")
+    assert [(line["event"], line["folder"]) for line in lines()] == [
+        ("repository is not as expected", str(folder)),
+        ("repository is as expected again", str(folder)),
+    ]
+
+
+def test_a_new_version_that_cannot_be_read(opened: Open, disk: Disk, loads: Loads) -> None:
+    """A new version that cannot be read fails with the reason, and is loaded when it can be."""
+    repository = opened()
+    (folder := disk.root / "a/2").symlink_to(folder)
+    look(repository, 4)
+    assert (loads.asked, states(repository)) == ([], {2: State.FAILED, 1: State.READY})
+    assert reason(repository, 2).startswith("its folder cannot be read: Too many levels")
+    folder.unlink()
+    disk.write("a/2/model.onnx")
+    look(repository)
+    assert (loads.asked, states(repository)) == (["a/2"], {2: State.READY, 1: State.READY})
+
+
+def test_mended_by_chmod(opened: Open, disk: Disk, loads: Loads) -> None:
+    """A version that failed is tried again when nothing but the mode of a file changed."""
+    repository = opened()
+    disk.write("a/2/model.onnx")
+    loads.failing = ("a/2",)
+    look(repository)
+    loads.failing = ()
+    (disk.root / "a/2/model.onnx").chmod(0o400)
+    look(repository)
+    assert states(repository) == {2: State.READY, 1: State.READY}
+
+
 @pytest.mark.parametrize("trouble", ["gone", "empty", "no folder"])
 def test_a_volume_that_went_away(opened: Open, disk: Disk, lines: Lines, trouble: str) -> None:
     """A repository that is gone, empty or unreadable leaves what is served as it is, and is logged once."""
@@ -330,6 +372,17 @@ def test_no_version_left(opened: Open, disk: Disk, lines: Lines) -> None:
     assert repository.readiness() == {"a": True, "b": True}
     assert [line["reason"] for line in lines()] == [
         "it holds no version any more; remove the folder if the model is to go"
+    ]
+
+
+def test_no_version_at_all(opened: Open, disk: Disk, lines: Lines) -> None:
+    """A model's folder that never held a version is logged once, with what makes a version."""
+    repository = opened()
+    lines()
+    disk.write("b/model.onnx", "b/v1/model.onnx")
+    look(repository, 4)
+    assert [(line["folder"], line["reason"]) for line in lines()] == [
+        (str(disk.root / "b"), "it holds no version: no folder whose name is a whole number, with a model.onnx in it")
     ]
 
 

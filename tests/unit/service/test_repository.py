@@ -9,6 +9,7 @@ from service.metrics import Metrics
 from service.repository import Repository
 from service.switch import Load
 from service.versions import State
+from tests.conftest import Lines
 from tests.loads import REJECTED, FakeModel, Loads
 
 Make = Callable[..., Repository]
@@ -180,6 +181,19 @@ def test_bad_name(name: str, make: Make) -> None:
     with pytest.raises(SetupError) as caught:
         make(f"{name}/1").scan()
     assert repr(name) in str(caught.value)
+
+
+def test_a_bad_neighbour(make: Make, tmp_path: Path, lines: Lines) -> None:
+    """A folder that can be no model keeps those beside it from nothing, at start as later; the log names it."""
+    assert served(loaded(make("a/1", "two words/1"))) == "a/1"
+    assert [line["folder"] for line in lines() if line["level"] == "warning"] == [str(tmp_path / "two words")]
+
+
+def test_an_unreadable_model(make: Make, tmp_path: Path) -> None:
+    """A model whose folder cannot be read at start is counted on, and not served."""
+    (folder := tmp_path / "b").symlink_to(folder)
+    repository = loaded(make("a/1"))
+    assert (served(repository, "a"), repository.expected()) == ("a/1", {"a": True, "b": False})
 
 
 @pytest.mark.parametrize(
