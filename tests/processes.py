@@ -26,9 +26,23 @@ class ServerProcess:
     """`saccade serve` on free ports, of a repository or of the bundled models; its log lines are kept as objects."""
 
     def __init__(
-        self, repository: Path | None, *flags: str, cwd: Path | None = None, python: Path | None = None
+        self,
+        repository: Path | None,
+        *flags: str,
+        cwd: Path | None = None,
+        python: Path | None = None,
+        module: str = SACCADE[-1],
     ) -> None:
-        command = [str(python or SACCADE[0]), *SACCADE[1:], "serve", "--host", "127.0.0.1", "--log-format", "json"]
+        command = [
+            str(python or SACCADE[0]),
+            *SACCADE[1:-1],
+            module,
+            "serve",
+            "--host",
+            "127.0.0.1",
+            "--log-format",
+            "json",
+        ]
         command += ["--repository", str(repository)] if repository else []
         command += ["--grpc-port", "0", "--metrics-port", "0", "--drain-delay", "0", *flags]
         self.started = time.monotonic()

@@ -1,30 +1,31 @@
-"""Endurance: the server's memory after many calls, a tenth of them cancelled by their callers, beside that after few.
+"""Endurance: the server's memory after many calls, a tenth of them cancelled, beside that after few."""
 
-python -m tests.benchmarks.endurance [--calls 200000] [--first 20000]
-"""
-
-import argparse
 import asyncio
 import random
-import sys
 from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import grpc.aio
 import psutil
-from rich.progress import Progress
 
 from service.rpc.pb.saccade.v1 import classifier_pb2 as pb
+from tests.benchmarks.lenet import CLASSIFY
+from tests.benchmarks.table import Compared, Group, Line, Plan, Step
 from tests.processes import ServerProcess
 
-CLASSIFY = "/saccade.v1.ImageClassifier/Classify"
+ROW = "LeNet-5, many calls, a tenth cancelled"
 CALLERS = 32
 CANCELLED = 0.1
+FIRST = 0.1
+"""Of the calls: memory is looked at after these, and after all."""
+A_SECOND = 1200
+"""Calls, about."""
 PICTURE = Path(__file__).parents[2] / "service/bundled/pictures/digit-3.png"
 
 
-async def call(address: str, calls: int, seed: int, progress: Progress) -> Counter[str]:
+async def call(address: str, calls: int, seed: int, advance: Callable[[], None]) -> Counter[str]:
     """Make so many calls, encoded and raw pictures in turn, and return what came of them."""
     numbers = random.Random(seed)
     pixels = pb.Pixels(height=28, width=28, channels=1, data=bytes(28 * 28))
@@ -34,7 +35,6 @@ async def call(address: str, calls: int, seed: int, progress: Progress) -> Count
     ]
     outcome: Counter[str] = Counter()
     left = iter(range(calls))
-    task = progress.add_task(f"{calls:,} calls", total=calls)
 
     async def caller(method: Any) -> None:  # noqa: ANN401 - gRPC's own
         for number in left:
@@ -49,29 +49,26 @@ async def call(address: str, calls: int, seed: int, progress: Progress) -> Count
                 outcome[error.code().name] += 1
             except asyncio.CancelledError:
                 outcome["CANCELLED"] += 1
-            progress.advance(task)
+            advance()
 
     async with grpc.aio.insecure_channel(address) as channel:
         await asyncio.gather(*(caller(channel.unary_unary(CLASSIFY)) for _ in range(CALLERS)))
     return outcome
 
 
-def main() -> None:
-    """Print both figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--calls", type=int, default=200_000)
-    parser.add_argument("--first", type=int, default=20_000)
-    given = parser.parse_args()
-    with ServerProcess(None) as server, Progress() as progress:
+def lines(_: Sequence[str], plan: Plan, step: Step) -> Iterator[Line]:
+    """Measure both."""
+    first = round(plan.calls * FIRST)
+    with ServerProcess(None) as server:
         process = psutil.Process(server.process.pid)
         sizes = []
-        for number, calls in enumerate((given.first, given.calls - given.first)):
-            outcome = asyncio.run(call(server.address, calls, number, progress))
+        outcome: Counter[str] = Counter()
+        for seed, calls in enumerate((first, plan.calls - first)):
+            outcome += asyncio.run(call(server.address, calls, seed, lambda: step(1 / plan.calls)))
             sizes.append(process.memory_info().rss / 1e6)
-            sys.stderr.write(f"{dict(outcome)}\n")
         server.terminate()
-    print(f"after {given.first:,} calls {sizes[0]:.1f} MB, after {given.calls:,} {sizes[1]:.1f} MB")
+    answered = f"{outcome['OK']:,} of {plan.calls:,} answered"
+    yield Line(f"{ROW}: {answered}", [Compared(f"MB after all: after {first:,}", sizes[1], sizes[0], "<= 20 MB more")])
 
 
-if __name__ == "__main__":
-    main()
+GROUPS = [Group([ROW], lambda plan: plan.calls / A_SECOND + 2, lines)]

@@ -6,7 +6,6 @@ python -m tests.benchmarks.offer [--seconds 3] [--rates 1000 2000 3000 4000]
 """
 
 import argparse
-import os
 
 from rich.console import Console
 from rich.table import Table
@@ -14,7 +13,7 @@ from rich.table import Table
 from service.load.plan import Load
 from service.load.processes import Loaders
 from tests.benchmarks import echo
-from tests.benchmarks.bench import echo_server, pin
+from tests.benchmarks.machine import echo_server, pin, two_cores
 
 
 def main() -> None:
@@ -23,8 +22,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--rates", type=float, nargs="+", default=[1000, 2000, 3000, 4000])
     given = parser.parse_args()
-    cores = sorted(os.sched_getaffinity(0))
-    server_core, load_core = (cores[0], cores[1]) if len(cores) > 1 else (None, None)
+    server_core, load_core = two_cores()
     table = Table("offered a second", "answered a second", "p50 ms", "p99 ms", "sent late, p99 ms", "CPU us a call")
     with echo_server() as (pid, address), Loaders() as loaders:
         pin(pid, server_core)

@@ -1,23 +1,20 @@
-"""Overload: how much of the peak is still answered in time when several times as much is asked.
+"""Overload: how much of the peak is still answered in time when five times as much is asked.
 
-A model of known cost (its session waits, so that the load has the cores to itself), a deadline, and calls that come at
-random moments at a mean rate, whether earlier ones were answered or not; latency counts from the moment a call was due.
-
-python -m tests.benchmarks.overload [--seconds 5] [--deadline-ms 200] [--kind pixels|jpeg]
+A model of known cost (its session waits, so that the load has the cores to itself), deadlines of 200 ms, and calls that
+come at random moments at a mean rate, whether earlier ones were answered or not; latency counts from the moment a call
+was due. The peak is the best of all rates.
 """
 
-import argparse
 import io
-import sys
+import os
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
 
 from service.config import load_settings
 from service.load.plan import Load
@@ -25,12 +22,21 @@ from service.load.processes import Loaders
 from service.metrics import Metrics
 from service.rpc.pb.saccade.v1 import classifier_pb2 as pb
 from service.server import Server
+from tests.benchmarks.lenet import CLASSIFY
+from tests.benchmarks.machine import measure
+from tests.benchmarks.table import Compared, Group, Line, Plan, Step
 from tests.fakes import Batch, HeldSession, uniform
 from tests.onnx_models import pictures, write_model
 
-CLASSIFY = "/saccade.v1.ImageClassifier/Classify"
 COSTS = {1: 0.012, 2: 0.020, 4: 0.036, 8: 0.068}  # seconds a batch: 118 pictures a second at best
 CAPACITY = 8 / COSTS[8]
+DEADLINE = 0.2
+UP_TO = (0.7, 0.9, 1.0, 1.5, 3.0)
+"""Offered, in capacities: the best of them is the peak."""
+BEYOND = 5.0
+LONGER = 1.25
+"""Times the seconds of other rows: arrivals are at random."""
+ROWS = {f"five times the capacity, {kind}, 200 ms deadlines": kind for kind in ("raw pixels", "JPEG")}
 
 
 def slow(batch: Batch) -> Any:  # noqa: ANN401 - an array
@@ -42,7 +48,7 @@ def slow(batch: Batch) -> Any:  # noqa: ANN401 - an array
 def message(kind: str) -> bytes:
     """Return a request with one picture of that kind."""
     picture = pictures(1)[0]
-    if kind == "jpeg":
+    if kind == "JPEG":
         file = io.BytesIO()
         Image.fromarray(np.kron(picture[:, :, 0], np.ones((40, 40), np.uint8))).save(file, "JPEG")
         return pb.ClassifyRequest(images=[pb.Image(encoded=file.getvalue())]).SerializeToString()
@@ -51,45 +57,32 @@ def message(kind: str) -> bytes:
     return pb.ClassifyRequest(images=[pb.Image(pixels=pixels)]).SerializeToString()
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=5.0, help="seconds a row")
-    parser.add_argument("--deadline-ms", type=float, default=200.0)
-    parser.add_argument("--kind", choices=["pixels", "jpeg"], default="pixels")
-    given = parser.parse_args()
-    metrics = Metrics()
-    session = HeldSession(slow)
-    session.gate.set()
-    held = session.load(queue_size=256, costs=COSTS)
-    held.metrics = metrics
-    table = Table("offered, of capacity", "answered in time a second", "of the peak", "late", "refused", "expired")
-    with tempfile.TemporaryDirectory() as folder, Loaders() as loaders:
-        write_model(Path(folder) / "linear" / "1")
-        settings = load_settings(repository=Path(folder), host="127.0.0.1", grpc_port=0, metrics_port=0)
-        server = Server(settings, load=held, metrics=metrics)
-        server.start()
-        peak = 0.0
-        for times in (0.7, 0.9, 1.0, 1.5, 3.0, 5.0):
-            load = Load(
-                f"127.0.0.1:{server.grpc_port}",
-                CLASSIFY,
-                message(given.kind),
-                1,
-                given.seconds,
-                0.0,
-                given.deadline_ms / 1000,
-                rate=times * CAPACITY,
-            )
-            outcome = loaders.run(load)
-            peak = max(peak, outcome.goodput)
-            counts = [str(outcome.failed[name]) for name in ("RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED")]
-            late = str(outcome.arrived - outcome.good)
-            table.add_row(f"{times:g}", f"{outcome.goodput:.0f}", f"{outcome.goodput / peak:.2f}", late, *counts)
-            sys.stderr.write(f"{times:g}: {outcome.answered} answered, {dict(outcome.failed)}\n")
-        server.drain(delay=0, refuse=0)
-    Console(width=110).print(table)
+def lines(names: Sequence[str], plan: Plan, step: Step) -> Iterator[Line]:
+    """Measure the rows of these names."""
+    for name in names:
+        session = HeldSession(slow)
+        session.gate.set()
+        held = session.load(queue_size=256, costs=COSTS)
+        held.metrics = metrics = Metrics()
+        with tempfile.TemporaryDirectory() as folder, Loaders() as loaders:
+            write_model(Path(folder) / "linear" / "1")
+            settings = load_settings(repository=Path(folder), host="127.0.0.1", grpc_port=0, metrics_port=0)
+            server = Server(settings, load=held, metrics=metrics)
+            server.start()
+            address, body, seconds = f"127.0.0.1:{server.grpc_port}", message(ROWS[name]), plan.seconds * LONGER
+            peak = 0.0
+            for times in (*UP_TO, BEYOND):
+                load = Load(address, CLASSIFY, body, 1, seconds, 0.0, DEADLINE, rate=times * CAPACITY)
+                measured = measure(loaders, os.getpid(), load)
+                peak = max(peak, measured.outcome.goodput)
+                step(1 / (len(UP_TO) + 1))
+            server.drain(delay=0, refuse=0)
+        outcome = measured.outcome
+        compared = [
+            Compared("answers a second in time: the peak", outcome.goodput, peak, ">= 0.9"),
+            Compared("answers after their deadline: all", outcome.arrived - outcome.good, outcome.arrived, "0"),
+        ]
+        yield Line(name, compared, [outcome], [measured.cpu])
 
 
-if __name__ == "__main__":
-    main()
+GROUPS = [Group(list(ROWS), lambda plan: (len(UP_TO) + 1) * (plan.seconds * LONGER + 0.5) + 1, lines)]

@@ -14,6 +14,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,9 +31,10 @@ from service.providers import Provider, parse_options
 from service.rpc.pb.saccade.v1 import classifier_pb2 as pb
 from service.server import BUNDLED
 from service.session import Session, candidates, check_runtime
+from tests.benchmarks.lenet import CLASSIFY
+from tests.benchmarks.table import Compared, Group, Line, Plan, Step
 from tests.processes import ServerProcess
 
-CLASSIFY = "/saccade.v1.ImageClassifier/Classify"
 OPTIONS: dict[Provider, Sequence[str]] = {
     "cpu": ("",),
     "openvino": ("precision=fp32", "precision=bf16"),
@@ -128,6 +130,31 @@ def rows(path: Path, given: argparse.Namespace) -> Iterator[Row]:
     for provider in reversed(candidates("auto")):
         for options in OPTIONS[provider]:
             yield measure(path, provider, options, given, best)
+
+
+def lines(names: Sequence[str], plan: Plan, step: Step) -> Iterator[Line]:
+    """Give every provider at hand a row, as the table of `make bench` has them."""
+    given = argparse.Namespace(seconds=plan.seconds, rounds=plan.rounds, callers=8, images=4)
+    with tempfile.TemporaryDirectory() as folder:
+        models(Path(folder) / "models")
+        for name in names:
+            base: Row | None = None
+            for row in rows(Path(folder) / "models" / ROWS[name] / "1/model.onnx", given):
+                called = " ".join(filter(None, (ROWS[name], "on", row.provider, row.options)))
+                if row.reason:
+                    yield Line(f"{called}: refused: {row.reason}", [])
+                    continue
+                base = base or row
+                compared = [Compared("images/s: bare session, largest batch", row.rate, row.bare)]
+                if row is not base:
+                    compared.append(Compared("images/s: served on the first", row.rate, base.rate))
+                    compared.append(Compared("% of best classes alike: all", row.agreement * 100, 100.0))
+                yield Line(called, compared, [replace(outcome, images=row.images) for outcome in row.served])
+            step(1.0)
+
+
+ROWS = {f"{model} on each provider at hand, 8 at once": model for model in ("lenet5-mnist", "resnet50")}
+GROUPS = [Group(list(ROWS), lambda plan: 3 * plan.rounds * (plan.seconds * 4 / 3 + 2) + 10, lines)]
 
 
 def main() -> None:

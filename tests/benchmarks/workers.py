@@ -24,7 +24,7 @@ from service.client import Client
 from service.errors import SaccadeError
 from service.load.plan import Load
 from service.load.processes import run
-from tests.benchmarks.bench import CLASSIFY, Row
+from tests.benchmarks.lenet import CLASSIFY, Row
 from tests.processes import ServerProcess
 
 CALLERS = 16

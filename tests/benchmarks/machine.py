@@ -1,0 +1,79 @@
+"""What the rows of the benchmarks share: cores, the server's CPU, the bare call, the bare session."""
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import psutil
+
+from service.load.outcome import Outcome
+from service.load.plan import Load
+from service.load.processes import Loaders
+from service.session import Session
+
+ANSWER_BYTES = 150
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One load: its outcome, and the server's CPU seconds a call."""
+
+    outcome: Outcome
+    cpu: float
+
+
+def median(values: Iterable[float]) -> float:
+    """Return the median."""
+    return float(statistics.median(values))
+
+
+def two_cores() -> tuple[int | None, int | None]:
+    """Return a core for the server and one for the load; None where there are not two."""
+    cores = sorted(os.sched_getaffinity(0))
+    return (cores[0], cores[1]) if len(cores) > 1 else (None, None)
+
+
+def pin(pid: int, core: int | None) -> None:
+    """Pin every thread of a process; those that it makes later inherit it."""
+    if core is not None:
+        for thread in psutil.Process(pid).threads():
+            os.sched_setaffinity(thread.id, {core})
+
+
+def measure(loaders: Loaders, pid: int, load: Load) -> Measured:
+    """Put a load on a server and count what it cost the server, warm-up included on both sides."""
+    process = psutil.Process(pid)
+    before = process.cpu_times()
+    outcome = replace(loaders.run(load), images=load.images)
+    after = process.cpu_times()
+    cpu = after.user + after.system - before.user - before.system
+    calls = outcome.rate * (load.seconds + load.warm_up)
+    return Measured(outcome, cpu / calls if calls else 0.0)
+
+
+def session_seconds(session: Session, batch: int, seconds: float) -> float:
+    """Return the seconds a picture of the bare session on batches of one size."""
+    pictures = np.zeros((batch, *session.input_shape), np.uint8)
+    session.run(pictures)
+    started, count = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds:
+        session.run(pictures)
+        count += batch
+    return (time.perf_counter() - started) / count
+
+
+@contextmanager
+def echo_server() -> Iterator[tuple[int, str]]:
+    """Give the process and the address of a bare gRPC server."""
+    command = [sys.executable, "-m", "tests.benchmarks.echo", str(ANSWER_BYTES)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdin
+        yield process.pid, f"127.0.0.1:{int(process.stdout.readline())}"
+        process.stdin.close()
