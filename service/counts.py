@@ -37,9 +37,9 @@ class Counts:
     batches: dict[int, Duration] = field(default_factory=dict)
     last_batch: float = 0.0
 
-    def batch(self, size: int, seconds: float, ended: float) -> None:
-        """Count a batch of `size` pictures that ended at `ended`."""
-        self.batches.setdefault(size, Duration()).add([seconds])
+    def batch(self, size: int, seconds: Sequence[float], ended: float) -> None:
+        """Count batches of `size` pictures that took so many seconds each, and had ended at `ended`."""
+        self.batches.setdefault(size, Duration()).add(seconds)
         self.last_batch = max(self.last_batch, ended)
 
 

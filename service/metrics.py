@@ -8,8 +8,10 @@ import os
 import resource
 import time
 from collections import Counter as Tally
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
+from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
@@ -214,15 +216,15 @@ class Metrics:
             depth.set(0)
 
     def _fold_calls(self, calls: list[Call]) -> None:
-        for (model, method, code), count in Tally((call.model, call.method, call.code) for call in calls).items():
-            self._requests_child(model, method, code).inc(count)
-        for model, method in {(call.model, call.method) for call in calls}:
-            seconds = [call.seconds for call in calls if (call.model, call.method) == (model, method)]
-            _observe_all(self._request_seconds_child(model, method), seconds)
-        for call in calls:
-            counts = self._counts.get((call.model, call.version))
+        alike = defaultdict[tuple[str, str, str, int], list[float]](list)
+        for model, method, code, seconds, version in calls:
+            alike[model, method, code, version].append(seconds)
+        for (model, method, code, version), taken in alike.items():
+            self._requests_child(model, method, code).inc(len(taken))
+            _observe_all(self._request_seconds_child(model, method), taken)
+            counts = self._counts.get((model, version))
             if counts is not None:
-                (counts.success if call.code == "OK" else counts.fail).add([call.seconds])
+                (counts.success if code == "OK" else counts.fail).add(taken)
 
     def serve(self, host: str, port: int, context: scrape.Context = lambda: None) -> tuple[int, Callable[[], None]]:
         """Serve /metrics, see service.scrape; return the port and what stops it.
@@ -379,31 +381,36 @@ class VersionMetrics:
 
     def _fold_answers(self, answers: list[Answer]) -> None:
         counts = self._counts
+        decode, queue, inference, tops = zip(*answers, strict=True)
         for histogram, counted, seconds in (
-            (self._decode, counts.decode, [answer.decode for answer in answers]),
-            (self._queue, counts.queue, [answer.queue for answer in answers]),
-            (self._inference, counts.inference, [answer.inference for answer in answers]),
+            (self._decode, counts.decode, decode),
+            (self._queue, counts.queue, queue),
+            (self._inference, counts.inference, inference),
         ):
             _observe_all(histogram, seconds)
             counted.add(seconds)
-        _observe_all(self._confidence, [probability for answer in answers for _, probability in answer.top])
-        for index, count in Tally(index for answer in answers for index, _ in answer.top).items():
+        best = list(chain.from_iterable(tops))
+        _observe_all(self._confidence, [probability for _, probability in best])
+        for index, count in Tally(index for index, _ in best).items():
             self._predictions[index].inc(count)
 
     def _fold_batches(self, batches: list[Batch]) -> None:
-        sizes = [batch.size for batch in batches]
+        sizes, seconds, ended = zip(*batches, strict=True)
         _observe_all(self._batch_size, sizes)
         self._images.inc(sum(sizes))
-        for batch in batches:
-            self._counts.batch(*batch)
+        alike = defaultdict[int, list[float]](list)
+        for size, taken in zip(sizes, seconds, strict=True):
+            alike[size].append(taken)
+        for size, all_taken in alike.items():
+            self._counts.batch(size, all_taken, max(ended))
 
 
 def _observe_all(histogram: Histogram, values: Sequence[float]) -> None:
     """Do what `observe` does for every value, 0.1 us each; the library has no public way to add many at once."""
     import numpy as np  # late, as the supervisor of workers needs none
 
-    bounds = histogram._upper_bounds
-    histogram._sum.inc(float(np.sum(values)))
-    for bucket, count in enumerate(np.bincount(np.searchsorted(bounds, values), minlength=len(bounds)).tolist()):
+    array = np.array(values)
+    histogram._sum.inc(float(array.sum()))
+    for bucket, count in enumerate(np.bincount(np.searchsorted(histogram._upper_bounds, array)).tolist()):
         if count:
             histogram._buckets[bucket].inc(count)

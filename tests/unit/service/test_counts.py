@@ -27,7 +27,7 @@ def test_batches() -> None:
     """Batches are counted by their size, and the last one's end is kept."""
     counts = Counts()
     for size, ended in ((4, 2.0), (1, 1.0), (4, 3.0), (4, 2.5)):
-        counts.batch(size, 0.5, ended)
+        counts.batch(size, [0.5], ended)
     assert (counts.batches, counts.last_batch) == ({4: Duration(3, 1.5), 1: Duration(1, 0.5)}, 3.0)
 
 
@@ -85,9 +85,9 @@ def test_together() -> None:
     first.success.add([1.0, 2.0])
     second.success.add([4.0])
     second.fail.add([0.5])
-    first.batch(2, 0.1, ended=5.0)
-    second.batch(2, 0.2, ended=4.0)
-    second.batch(8, 0.4, ended=3.0)
+    first.batch(2, [0.1], ended=5.0)
+    second.batch(2, [0.2], ended=4.0)
+    second.batch(8, [0.4], ended=3.0)
     whole = together([first, second])
     assert (whole.success, whole.fail) == (Duration(3, 7.0), Duration(1, 0.5))
     assert {size: runs.count for size, runs in whole.batches.items()} == {2: 2, 8: 1}
