@@ -21,12 +21,8 @@ test: $(VENV)/.dev  ## run the test suite, but for what takes minutes
 slow: $(VENV)/.dev  ## export and serve every architecture, the large ones too
 	$(BIN)/python -m pytest -m slow
 
-bench: $(VENV)/.dev  ## what a call costs the server, against its ceiling in the same run
-	$(BIN)/python -m tests.benchmarks.bench
-	$(BIN)/python -m tests.benchmarks.heavy
-	$(BIN)/python -m tests.benchmarks.providers
-	$(BIN)/python -m tests.benchmarks.overload
-	$(BIN)/python -m tests.benchmarks.precision
+bench: $(VENV)/.dev  ## one table of what serving costs, beside its ceilings in the same run (20 min; ROWS="words" for some)
+	$(BIN)/python -m tests.benchmarks $(if $(ROWS),--rows $(ROWS))
 
 check: $(VENV)/.dev  ## format, lint, types, generated code (the layers are a test)
 	$(BIN)/ruff format --check .

@@ -16,13 +16,14 @@ from functools import partial
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from tests.benchmarks import endurance, heavy, lenet, overload, precision, providers, start
+from tests.benchmarks import endurance, heavy, lenet, overload, precision, providers, start, top_k
 from tests.benchmarks.table import Group, Line, Plan, table
 
 GROUPS: Sequence[Group] = [
     *lenet.GROUPS,
     *heavy.GROUPS,
     *overload.GROUPS,
+    *top_k.GROUPS,
     *start.GROUPS,
     *endurance.GROUPS,
     *providers.GROUPS,

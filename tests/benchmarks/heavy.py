@@ -19,7 +19,7 @@ from service.rpc.pb.saccade.v1 import classifier_pb2 as pb
 from service.session import Session
 from tests.benchmarks import echo
 from tests.benchmarks.lenet import CLASSIFY
-from tests.benchmarks.machine import Measured, echo_server, measure, median, session_seconds
+from tests.benchmarks.machine import Measured, bare_session, echo_server, measure, median
 from tests.benchmarks.table import Compared, Group, Line, Plan, Step
 from tests.processes import ServerProcess
 
@@ -82,7 +82,7 @@ def lines(network: str, names: Sequence[str], plan: Plan, step: Step) -> Iterato
         with Loaders() as loaders, ServerProcess(path.parents[2]) as server, echo_server() as (_, echo_address):
             for row in rows * plan.rounds:
                 kind, callers = row
-                sessions[row].append(session_seconds(bare, 1, plan.seconds / 3))
+                sessions[row].append(bare_session(bare, 1, plan.seconds / 3).seconds)
                 call = loaders.run(Load(echo_address, echo.UNARY, bodies[kind], 1, 0.5))
                 calls[row].append(call.milliseconds(50))
                 load = Load(server.address, CLASSIFY, bodies[kind], callers, plan.seconds * LONGER, WARM_UP)

@@ -57,15 +57,26 @@ def measure(loaders: Loaders, pid: int, load: Load) -> Measured:
     return Measured(outcome, cpu / calls if calls else 0.0)
 
 
-def session_seconds(session: Session, batch: int, seconds: float) -> float:
-    """Return the seconds a picture of the bare session on batches of one size."""
+@dataclass(frozen=True)
+class Bare:
+    """What a picture takes in the bare session: seconds by the clock, and of the CPU in the calling thread."""
+
+    seconds: float
+    cpu: float
+
+
+def bare_session(session: Session, batch: int, seconds: float, core: int | None = None) -> Bare:
+    """Measure the bare session on batches of one size; on one core if one is given."""
     pictures = np.zeros((batch, *session.input_shape), np.uint8)
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, before if core is None else {core})
     session.run(pictures)
-    started, count = time.perf_counter(), 0
+    started, cpu, count = time.perf_counter(), time.thread_time(), 0
     while time.perf_counter() - started < seconds:
         session.run(pictures)
         count += batch
-    return (time.perf_counter() - started) / count
+    os.sched_setaffinity(0, before)
+    return Bare((time.perf_counter() - started) / count, (time.thread_time() - cpu) / count)
 
 
 @contextmanager
