@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from service.errors import DeadlineExceeded
+from .errors import DeadlineExceeded
 
 
 class PixelBudget:

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
-from service.errors import InvalidInput
+from .errors import InvalidInput
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 SEND = "send a JPEG, PNG, WebP, GIF, BMP or TIFF file"

@@ -16,10 +16,10 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from service import formats
-from service.budget import PixelBudget
-from service.errors import InvalidInput, SaccadeError
-from service.manifest import Preprocessing
+from . import formats
+from .budget import PixelBudget
+from .errors import InvalidInput, SaccadeError
+from .manifest import Preprocessing
 
 Array: TypeAlias = npt.NDArray[np.uint8]
 Box: TypeAlias = tuple[float, float, float, float]
@@ -176,6 +176,13 @@ def encode_png(array: Array) -> bytes:
     return file.getvalue()
 
 
+def encode_jpeg(array: Array, *, quality: int) -> bytes:
+    """Return the JPEG file of a picture, uint8 [height, width] or [height, width, 1 or 3], its colours at full size."""
+    file = io.BytesIO()
+    _picture(array).save(file, format="JPEG", quality=quality, subsampling=0)
+    return file.getvalue()
+
+
 def fit(picture: Image.Image, spec: Preprocessing, *, turn: Image.Transpose | None = None) -> Array:
     """Return the picture as the model wants it: its colours, its part, its size; uint8 [height, width, channels].
 
@@ -204,6 +211,16 @@ def fit(picture: Image.Image, spec: Preprocessing, *, turn: Image.Transpose | No
     return np.asarray(picture).reshape(spec.height, spec.width, spec.channels)
 
 
+def scaled(width: int, height: int, spec: Preprocessing) -> tuple[int, int]:
+    """Return the width and height to which a picture is resized, of which the model's input is the middle."""
+    if spec.fit == "stretch":
+        return spec.width, spec.height
+    wide, high = round(spec.width / spec.crop_fraction), round(spec.height / spec.crop_fraction)
+    if wide * height > high * width:
+        return wide, wide * height // width
+    return high * width // height, high
+
+
 def _box(width: int, height: int, spec: Preprocessing) -> Box:
     """Return the part of the picture that is kept.
 
@@ -211,11 +228,7 @@ def _box(width: int, height: int, spec: Preprocessing) -> Box:
     """
     if spec.fit == "stretch":
         return 0, 0, width, height
-    wide, high = round(spec.width / spec.crop_fraction), round(spec.height / spec.crop_fraction)
-    if wide * height > high * width:
-        high = wide * height // width
-    else:
-        wide = high * width // height
+    wide, high = scaled(width, height, spec)
     left, upper = round((wide - spec.width) / 2), round((high - spec.height) / 2)
     right, lower = left + spec.width, upper + spec.height
     return left * width / wide, upper * height / high, right * width / wide, lower * height / high

@@ -13,8 +13,8 @@ from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, Base64Bytes, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from service import protobuf
-from service.errors import ModelRejected
+from . import protobuf
+from .errors import ModelRejected
 
 KEY = "saccade.manifest"
 METADATA = 14

@@ -7,7 +7,7 @@ over its fields 9 ms.
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
-from service.errors import ModelRejected
+from .errors import ModelRejected
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 MAX_FIELDS = 500_000

@@ -61,9 +61,11 @@ SERVER = [
 BOTH_SIDES = {"service.__main__", "service.classify", "service.cli"}
 """Rooms of the server's layers that may use the client too."""
 CLIENT = [
-    ["service.errors", "service.rpc.pb"],
+    ["service.errors", "service.rpc.pb", "service.image", "service.manifest"],
     ["service.connection"],
-    [f"service.client.{room}" for room in ("answers", "attempts", "failures", "pictures", "policy")],
+    [f"service.client.{room}" for room in ("attempts", "failures", "pictures", "policy")],
+    ["service.client.fitting"],
+    ["service.client.answers"],
     ["service.client.base", "service.client.exchange"],
     ["service.client.stream_synchronous", "service.client.stream_asynchronous"],
     ["service.client.synchronous", "service.client.asynchronous"],

@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2
 from ..connection import Connection
 from ..errors import Cancelled
 from ..rpc.pb.saccade.v1 import classifier_pb2 as pb
-from .answers import Answer, ModelEntry, Streamed, answer_of, entries_of
+from .answers import Answer, ModelEntry, Streamed, answer_of, entries_of, serving
 from .attempts import CLOSED
 from .base import CHECK, CLASSIFY, LIST_MODELS, Base, Method, is_serving
 from .exchange import WINDOW, Exchange
@@ -83,6 +83,10 @@ class AsyncClient:
     async def models(self, *, timeout: float | None = None) -> list[ModelEntry]:
         """Return every version that the server knows, by name, the highest first."""
         return entries_of(await self._call(LIST_MODELS, pb.ListModelsRequest().SerializeToString(), timeout))
+
+    async def model(self, name: str = "", version: str | int = "", *, timeout: float | None = None) -> ModelEntry:
+        """Return the version that answers requests for this model and version now; see `Client.model`."""
+        return serving(await self.models(timeout=timeout), name, str(version))
 
     async def ready(self, service: str = "", *, timeout: float = 1.0) -> bool:
         """Return whether a server says SERVING of a service; see `Client.ready`."""

@@ -68,21 +68,34 @@ def serialized(request: pb.ClassifyRequest, limit: int) -> bytes:
     return raw
 
 
-def _image(number: int, picture: Any) -> pb.Image:  # noqa: ANN401 - see the caller
+def taken(picture: Any, field: str) -> bytes | npt.NDArray[np.uint8]:  # noqa: ANN401 - whatever it is
+    """Return the bytes of a picture's file, or its pixels, uint8 [height, width] or [height, width, 1 or 3].
+
+    Raises:
+        InvalidInput: it is no picture, or its file cannot be read; names the field.
+    """
     if isinstance(picture, str | Path):
         try:
-            return pb.Image(encoded=Path(picture).read_bytes())
+            return Path(picture).read_bytes()
         except OSError as error:
-            raise InvalidInput(f"images[{number}]", f"{picture} cannot be read: {error.strerror}") from None
+            raise InvalidInput(field, f"{picture} cannot be read: {error.strerror}") from None
     if isinstance(picture, bytes):
-        return pb.Image(encoded=picture)
+        return picture
     if not isinstance(picture, np.ndarray):
-        raise InvalidInput(f"images[{number}]", f"is a {type(picture).__name__}; give a path, bytes or a uint8 array")
-    if picture.dtype != np.uint8 or picture.ndim not in {2, 3}:
+        raise InvalidInput(field, f"is a {type(picture).__name__}; give a path, bytes or a uint8 array")
+    shape = picture.shape
+    if picture.dtype != np.uint8 or len(shape) not in {2, 3} or 0 in shape or (*shape, 1)[2] not in {1, 3}:
         raise InvalidInput(
-            f"images[{number}]",
-            f"is an array of {picture.dtype} {picture.shape}; it must be uint8 [height, width, channels], "
+            field,
+            f"is an array of {picture.dtype} {shape}; it must be uint8 [height, width, 1 or 3], "
             "a list of such arrays for several pictures",
         )
-    height, width, channels = (*picture.shape, 1)[:3]
-    return pb.Image(pixels=pb.Pixels(height=height, width=width, channels=channels, data=picture.tobytes()))
+    return picture
+
+
+def _image(number: int, picture: Any) -> pb.Image:  # noqa: ANN401 - see the caller
+    given = taken(picture, f"images[{number}]")
+    if isinstance(given, bytes):
+        return pb.Image(encoded=given)
+    height, width, channels = (*given.shape, 1)[:3]
+    return pb.Image(pixels=pb.Pixels(height=height, width=width, channels=channels, data=given.tobytes()))

@@ -154,6 +154,9 @@ def _model(entry: Version, *, default: bool) -> pb.Model:
             data=manifest.data,
             sha256=facts.sha256,
             max_batch_size=entry.model.max_batch_size,
+            fit=manifest.preprocessing.fit,
+            crop_fraction=manifest.preprocessing.crop_fraction,
+            interpolation=manifest.preprocessing.interpolation,
         )
     )
     return message

@@ -33,6 +33,8 @@ def test_what_pictures_may_be(tmp_path: Path) -> None:
         ("nowhere", r"images\[1\]: nowhere cannot be read: No such file"),
         (None, r"images\[1\]: is a NoneType; give a path, bytes or a uint8 array"),
         (np.zeros((2, 2)), r"images\[1\]: is an array of float64 \(2, 2\); it must be uint8"),
+        (np.zeros((2, 2, 4), np.uint8), r"images\[1\]: is an array of uint8 \(2, 2, 4\); .* 1 or 3"),
+        (np.zeros((0, 2), np.uint8), r"images\[1\]: is an array of uint8 \(0, 2\)"),
         (np.zeros((4, 2, 2, 3), np.uint8), r"images\[1\]: is an array of uint8 \(4, 2, 2, 3\); .* a list of such"),
     ],
 )

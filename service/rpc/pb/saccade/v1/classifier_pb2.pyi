@@ -120,7 +120,7 @@ class ListModelsResponse(_message.Message):
     def __init__(self, models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "version", "state", "reason", "default", "verified", "architecture", "provider", "precision", "height", "width", "channels", "labels", "accuracy", "data", "sha256", "max_batch_size")
+    __slots__ = ("name", "version", "state", "reason", "default", "verified", "architecture", "provider", "precision", "height", "width", "channels", "labels", "accuracy", "data", "sha256", "max_batch_size", "fit", "crop_fraction", "interpolation")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -138,6 +138,9 @@ class Model(_message.Message):
     DATA_FIELD_NUMBER: _ClassVar[int]
     SHA256_FIELD_NUMBER: _ClassVar[int]
     MAX_BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
+    FIT_FIELD_NUMBER: _ClassVar[int]
+    CROP_FRACTION_FIELD_NUMBER: _ClassVar[int]
+    INTERPOLATION_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     state: State
@@ -155,4 +158,7 @@ class Model(_message.Message):
     data: str
     sha256: str
     max_batch_size: int
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., state: _Optional[_Union[State, str]] = ..., reason: _Optional[str] = ..., default: _Optional[bool] = ..., verified: _Optional[bool] = ..., architecture: _Optional[str] = ..., provider: _Optional[str] = ..., precision: _Optional[str] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., channels: _Optional[int] = ..., labels: _Optional[_Iterable[str]] = ..., accuracy: _Optional[float] = ..., data: _Optional[str] = ..., sha256: _Optional[str] = ..., max_batch_size: _Optional[int] = ...) -> None: ...
+    fit: str
+    crop_fraction: float
+    interpolation: str
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., state: _Optional[_Union[State, str]] = ..., reason: _Optional[str] = ..., default: _Optional[bool] = ..., verified: _Optional[bool] = ..., architecture: _Optional[str] = ..., provider: _Optional[str] = ..., precision: _Optional[str] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., channels: _Optional[int] = ..., labels: _Optional[_Iterable[str]] = ..., accuracy: _Optional[float] = ..., data: _Optional[str] = ..., sha256: _Optional[str] = ..., max_batch_size: _Optional[int] = ..., fit: _Optional[str] = ..., crop_fraction: _Optional[float] = ..., interpolation: _Optional[str] = ...) -> None: ...
