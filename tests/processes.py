@@ -51,7 +51,11 @@ class ServerProcess:
         self._events: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
-        ready = self.wait_for("ready")
+        try:
+            ready = self.wait_for("ready")
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
         self.seconds_to_ready = time.monotonic() - self.started
         self.grpc_port, self.metrics_port = ready["grpc_port"], ready["metrics_port"]
 
