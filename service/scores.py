@@ -16,8 +16,8 @@ _SUM = 1e-3
 
 
 _FEW_CLASSES = 32
-_MANY_ROWS = 12
-"""From so many rows of few classes on numpy sorts faster: 27 us for 12 rows, by Python 35; of 8 both take 23."""
+_MANY_ROWS = 4
+"""From so many rows of few classes on numpy sorts faster: 10 us for 4 rows, by Python 12; of 32 rows 25 and 100."""
 
 
 class Best(NamedTuple):
@@ -95,9 +95,12 @@ def best_of(probabilities: Rows, k: int) -> list[Best | None]:
 
 def _best_of_many(probabilities: Rows, k: int) -> list[Best | None]:
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
-    values = np.take_along_axis(probabilities, order, axis=1).tolist()
-    finite = np.isfinite(probabilities.sum(axis=1)).tolist()
-    return [Best(*row) if fine else None for *row, fine in zip(order.tolist(), values, finite, strict=True)]
+    values = probabilities[np.arange(len(order))[:, np.newaxis], order]
+    rows: list[Best | None] = list(map(Best, order.tolist(), values.tolist()))
+    if not np.isfinite(probabilities.sum()):
+        for row in np.flatnonzero(~np.isfinite(probabilities.sum(axis=1))):
+            rows[row] = None
+    return rows
 
 
 def _best(indices: Sequence[int], values: list[float], k: int) -> Best | None:

@@ -3,7 +3,7 @@
 import pytest
 
 from service.model import Answer, Facts
-from service.rpc.classifier import response_of
+from service.rpc.answers import Answers
 from service.rpc.pb.saccade.v1 import classifier_pb2 as pb
 from service.scores import Best
 
@@ -16,7 +16,9 @@ def test_categories_are_read_as_they_were_written(rows: list[list[int]]) -> None
     best = [Best(row, [0.5 / (place + 1) for place in range(len(row))]) for row in rows]
     answer = Answer(best, LABELS, 0.0, 0.0, 0.0, 1)
     facts = Facts("linear", 2, "cpu", "fp32", verified=True, sha256="")
-    message = pb.ClassifyResponse.FromString(response_of(answer, facts, "").SerializeToString())
+    written = pb.ClassifyResponse()
+    Answers(facts, LABELS).write(answer, "", written)
+    message = pb.ClassifyResponse.FromString(written.SerializeToString())
     read = [[(each.index, each.label) for each in row.categories] for row in message.classifications]
     assert read == [[(index, LABELS[index]) for index in row] for row in rows]
     values = [each.probability for row in message.classifications for each in row.categories]
