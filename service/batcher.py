@@ -201,7 +201,6 @@ class Batcher(Generic[Item, Result]):
         self._queue_delay = queue_delay
         self._direct = direct
         self._join = join
-        self._most_soon = max((size for size, seconds in costs.items() if seconds <= _SOON_SECONDS), default=1)
         self._on_batch = on_batch
         self._on_thread = on_thread
         self._clock = clock
@@ -248,24 +247,8 @@ class Batcher(Generic[Item, Result]):
         with self._lock:
             if self._draining:
                 raise Unavailable("draining; try another server")
-            wait = self._predict(count, prepare)
-            left = inf if deadline is None else max(0.0, deadline - self._clock())
-            if self._places + count > self._queue_size:
-                raise Overloaded(
-                    f"{self._places} pictures wait, {count} more are too many; the limit is {self._queue_size}",
-                    reason="queue_full",
-                    retry_after=wait,
-                    in_time=wait <= left,
-                )
-            # Waits are predicted on a busy machine, and under overload all that is admitted just fits: at three times
-            # the capacity a quarter of the answers was a few milliseconds late with 1.1, and none with 1.25.
-            if wait * (1.0 if self._idle else _CAUTION) > left:
-                raise Overloaded(
-                    f"an answer would take {wait * 1000:.1f} ms; the deadline leaves {left * 1000:.1f} ms",
-                    reason="deadline",
-                    retry_after=wait,
-                    in_time=False,
-                )
+            if deadline is not None or self._places + count > self._queue_size:
+                self._refuse(count, deadline, prepare)
             self._places += count
             self._under_way += 1
         return Ticket(self, count, deadline)
@@ -369,9 +352,10 @@ class Batcher(Generic[Item, Result]):
         """
         with self._lock:
             queued = self._queued()
-        if seen < queued < self._most_soon:
+            most = self._costs.largest_within(_SOON_SECONDS, self._clock())
+        if seen < queued < most:
             self._look_later(instance, later, queued)
-        elif self._run_here(instance, self._most_soon):
+        elif self._run_here(instance, most):
             self._look_later(instance, later, 0)
 
     def _run_here(self, instance: _Instance[Item, Result], most: int = 0) -> bool:
@@ -414,7 +398,7 @@ class Batcher(Generic[Item, Result]):
         """Form the next batch from the head of the queue; empty: nothing waits, and the instance rests now."""
         batch: list[_Slice[Item, Result]] = []
         expired: list[Pending[Item, Result]] = []
-        size, cost = 0, 0.0
+        size = 0
         now = self._clock()
         least = inf  # the earliest deadline in the batch
         most = most or self.max_batch_size
@@ -426,10 +410,8 @@ class Batcher(Generic[Item, Result]):
                     expired.append(entry)
                     continue
                 start, end = entry.taken, min(entry.taken + most - size, len(entry.items))
-                longer = self._costs.of(size + end - start, now)
-                if longer > cost and now + longer > least:
+                if least < inf and now + self._longer(size, end - start, now) > least:
                     break  # it would make those late who came first
-                cost = longer
                 if start == 0:
                     entry.started = max(now, entry.queued)  # it may have come since the clock was read
                 entry.taken = end
@@ -441,7 +423,7 @@ class Batcher(Generic[Item, Result]):
                     self._queue.popleft()
             if batch:
                 self._usual = size
-                instance.ends = now + cost
+                instance.ends = now + self._costs.of(size, now)
             else:
                 self._rest(instance)
             if self._queue and (another := self._awaken()):
@@ -514,6 +496,32 @@ class Batcher(Generic[Item, Result]):
             self._gathering = None
         if self._draining and not self._under_way:
             self._settled.notify_all()
+
+    def _refuse(self, count: int, deadline: float | None, prepare: float) -> None:
+        """Raise Overloaded if the queue is full or the predicted end is past the deadline."""
+        wait = self._predict(count, prepare)
+        left = inf if deadline is None else max(0.0, deadline - self._clock())
+        if self._places + count > self._queue_size:
+            raise Overloaded(
+                f"{self._places} pictures wait, {count} more are too many; the limit is {self._queue_size}",
+                reason="queue_full",
+                retry_after=wait,
+                in_time=wait <= left,
+            )
+        # Waits are predicted on a busy machine, and under overload all that is admitted just fits: at three times the
+        # capacity a quarter of the answers was a few milliseconds late with 1.1, and none with 1.25.
+        if wait * (1.0 if self._idle else _CAUTION) > left:
+            raise Overloaded(
+                f"an answer would take {wait * 1000:.1f} ms; the deadline leaves {left * 1000:.1f} ms",
+                reason="deadline",
+                retry_after=wait,
+                in_time=False,
+            )
+
+    def _longer(self, size: int, more: int, now: float) -> float:
+        """Return the seconds that a batch of `size` takes with `more` items; -inf if they make it no longer."""
+        seconds = self._costs.of(size + more, now)
+        return seconds if seconds > self._costs.of(size, now) else -inf
 
     def _is_short(self, count: int) -> bool:
         return (

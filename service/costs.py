@@ -1,7 +1,7 @@
 """What a batch costs, by bucket, kept current; and from it when new work would be done. Standard library only."""
 
 from collections.abc import Mapping
-from math import ceil
+from math import ceil, inf
 
 _WEIGHT = 0.2
 """Weight of the newest batch in the cost of its bucket: five batches forget two thirds of an old load."""
@@ -20,7 +20,7 @@ class Costs:
     def __init__(self, seconds: Mapping[int, float]) -> None:
         self._at_warm_up = dict(seconds)
         self._learned = dict.fromkeys(seconds, 0.0)  # beyond that
-        self._when = dict.fromkeys(seconds, 0.0)
+        self._when = dict.fromkeys(sorted(seconds), -inf)
         self.max_batch_size = max(seconds)
         # For each size of a batch the bucket that holds it.
         self._buckets = [min(bucket for bucket in seconds if bucket >= size) for size in range(self.max_batch_size + 1)]
@@ -31,6 +31,22 @@ class Costs:
         remembered = 1 - (now - self._when[bucket]) / _FORGET_SECONDS
         seconds = self._at_warm_up[bucket]
         return seconds + self._learned[bucket] * remembered if remembered > 0 else seconds
+
+    def largest_within(self, seconds: float, now: float) -> int:
+        """Return the largest bucket whose batches take at most so many seconds now; the smallest if none does.
+
+        A bucket that did not run lately is not taken to cost more than two batches of the one below: it was measured
+        once, perhaps on a busy machine, and would never run to be learned of.
+        """
+        largest, below = self._buckets[0], inf
+        for bucket, when in self._when.items():
+            cost = self.of(bucket, now)
+            if now - when >= _FORGET_SECONDS:
+                cost = min(cost, 2 * below)
+            if cost > seconds:
+                break
+            largest, below = bucket, cost
+        return largest
 
     def learn(self, size: int, seconds: float, now: float) -> None:
         """Move the cost of a bucket towards what a batch just took."""

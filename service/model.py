@@ -171,7 +171,8 @@ class Model:
         self.manifest = manifest
         self.input: Tensor = sessions[0].input
         self._normalise = Normalise(manifest.preprocessing, self.input)
-        self._shape, self._bytes = self.input.shape, math.prod(self.input.picture)
+        self._shape, self._size = self.input.shape, self.input.picture
+        self._bytes = math.prod(self._size)
         self.queue_size = options.queue_size
         self._max_pixels, self._budget = options.max_pixels, options.budget
         self._decoder = options.decoder or Decoder(cores.count(), cores.unpin)
@@ -306,12 +307,9 @@ class Model:
 
     def _is_input(self, picture: Picture) -> bool:
         """Return whether a picture is already what the network takes, so that next to nothing is left to do."""
-        if isinstance(picture, bytes):
-            return False
-        if not isinstance(picture, image.Pixels):
-            return True
-        said = (picture.height, picture.width, picture.channels)
-        return said == self.input.picture and self._normalise.as_it_is
+        if isinstance(picture, image.Pixels):
+            return picture[:3] == self._size and self._normalise.as_it_is
+        return not isinstance(picture, bytes)
 
     def _answer(self, outcome: Outcome[Best | None], k: int, decode: float) -> Answer:
         """Return and record what a request gets."""

@@ -112,3 +112,24 @@ def test_others_join_the_last_batch() -> None:
     """The last batch of a request is predicted to be as large as batches usually are, if that is more."""
     predicted = [Costs(SECONDS).predict(count, NOW, usual=usual) for count, usual in ((1, 2), (1, 4), (3, 2), (5, 2))]
     assert predicted == [30, 80, 80, 80 + 30]
+
+
+@pytest.mark.parametrize(("within", "largest"), [(19.0, 1), (20.0, 1), (30.0, 2), (59.0, 2), (60.0, 4), (80.0, 4)])
+def test_largest_within(within: float, largest: int) -> None:
+    """The largest bucket within some seconds; one that never ran costs two of the one below at most."""
+    assert Costs(SECONDS).largest_within(within, NOW) == largest
+
+
+def test_largest_within_follows_what_is_learned() -> None:
+    """A bucket counts by what it takes now: once it ran, its own seconds count, until they are forgotten."""
+    costs = Costs({1: 1.0, 2: 9.0})
+    assert costs.largest_within(2.0, NOW) == 2  # as two of the smaller one
+    costs.learn(2, 9.0, NOW)
+    assert costs.largest_within(2.0, NOW) == 1
+    for _ in range(40):
+        costs.learn(2, 1.5, NOW)
+    assert costs.largest_within(2.0, NOW) == 2
+    for _ in range(40):
+        costs.learn(1, 3.0, NOW)
+    assert costs.largest_within(2.0, NOW) == 1
+    assert costs.largest_within(2.0, NOW + 60.0) == 2
