@@ -8,12 +8,16 @@ was due. The peak is the best of all rates.
 import io
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from PIL import Image
 
 from service.config import load_settings
@@ -25,7 +29,7 @@ from service.server import Server
 from tests.benchmarks.lenet import CLASSIFY
 from tests.benchmarks.machine import measure
 from tests.benchmarks.table import Compared, Group, Line, Plan, Step
-from tests.fakes import Batch, HeldSession, uniform
+from tests.fakes import Batch, HeldSession, Job, uniform
 from tests.onnx_models import pictures, write_model
 
 COSTS = {1: 0.012, 2: 0.020, 4: 0.036, 8: 0.068}  # seconds a batch: 118 pictures a second at best
@@ -34,6 +38,7 @@ DEADLINE = 0.2
 UP_TO = (0.7, 0.9, 1.0, 1.5, 3.0)
 """Offered, in capacities: the best of them is the peak."""
 BEYOND = 5.0
+HEALTH_CALLS = 100
 LONGER = 1.25
 """Times the seconds of other rows: arrivals are at random."""
 ROWS = {f"five times the capacity, {kind}, 200 ms deadlines": kind for kind in ("raw pixels", "JPEG")}
@@ -57,6 +62,22 @@ def message(kind: str) -> bytes:
     return pb.ClassifyRequest(images=[pb.Image(pixels=pixels)]).SerializeToString()
 
 
+def health(address: str, over: threading.Event, most: int = 1_000_000) -> list[float]:
+    """Ask for the server's health, fifty times a second, until it is over; return the milliseconds of each answer."""
+    with grpc.insecure_channel(address) as channel:
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        taken = list[float]()
+        while len(taken) < most and not over.wait(0.02):
+            started = time.monotonic()
+            stub.Check(health_pb2.HealthCheckRequest(), timeout=10)
+            taken.append((time.monotonic() - started) * 1000)
+    return taken
+
+
+def _p99(milliseconds: Sequence[float]) -> float:
+    return float(np.percentile(milliseconds, 99))
+
+
 def lines(names: Sequence[str], plan: Plan, step: Step) -> Iterator[Line]:
     """Measure the rows of these names."""
     for name in names:
@@ -71,9 +92,14 @@ def lines(names: Sequence[str], plan: Plan, step: Step) -> Iterator[Line]:
             server.start()
             address, body, seconds = f"127.0.0.1:{server.grpc_port}", message(ROWS[name]), plan.seconds * LONGER
             peak = 0.0
+            at_rest = health(address, threading.Event(), HEALTH_CALLS)
             for times in (*UP_TO, BEYOND):
                 load = Load(address, CLASSIFY, body, 1, seconds, 0.0, DEADLINE, rate=times * CAPACITY)
+                over = threading.Event()
+                asked = Job(partial(health, address, over))
                 measured = measure(loaders, os.getpid(), load)
+                over.set()
+                beyond = asked.answer()
                 peak = max(peak, measured.outcome.goodput)
                 step(1 / (len(UP_TO) + 1))
             server.drain(delay=0, refuse=0)
@@ -81,6 +107,8 @@ def lines(names: Sequence[str], plan: Plan, step: Step) -> Iterator[Line]:
         compared = [
             Compared("answers a second in time: the peak", outcome.goodput, peak, ">= 0.9"),
             Compared("answers after their deadline: all", outcome.arrived - outcome.good, outcome.arrived, "0"),
+            Compared("accepted and expired: answered", outcome.failed["DEADLINE_EXCEEDED"], outcome.answered),
+            Compared("health p99 ms: of a server at rest", _p99(beyond), _p99(at_rest), "<= 50 ms"),
         ]
         yield Line(name, compared, [outcome], [measured.cpu])
 

@@ -98,10 +98,11 @@ def peak() -> float:
     return max(Play(CAPACITY * share).play().good for share in (0.8, 0.9, 1.0))
 
 
+@pytest.mark.parametrize("prepare", [0.0, 0.02], ids=["raw pixels", "pictures to decode"])
 @pytest.mark.parametrize("times", [1.5, 5.0, 20.0])
-def test_goodput_stays_at_its_peak(peak: float, times: float) -> None:
+def test_goodput_stays_at_its_peak(peak: float, times: float, prepare: float) -> None:
     """Far beyond capacity at least nine tenths of the peak are still answered in time, and the rest is refused."""
-    play = Play(CAPACITY * times).play()
+    play = Play(CAPACITY * times, prepare=prepare).play()
     assert play.good >= 0.9 * peak
     assert play.refused > 0
 
