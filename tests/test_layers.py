@@ -45,7 +45,7 @@ SERVER = [
     ["service.switch"],
     ["service.repository"],
     ["service.rpc.statuses"],
-    ["service.rpc.callers", "service.rpc.calls"],
+    ["service.rpc.answers", "service.rpc.callers", "service.rpc.calls"],
     ["service.rpc.classifier", "service.rpc.gate"],
     ["service.rpc.tensors", "service.rpc.streams"],
     ["service.rpc.described", "service.rpc.infer"],
