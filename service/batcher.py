@@ -5,26 +5,22 @@ first reserves its places (`admit`), which is refused at once when they cannot b
 then its pictures are made ready; then it starts. No thread waits for it: whoever ends it tells its caller.
 """
 
-import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import inf
 from types import TracebackType
-from typing import Any, Generic, NamedTuple, Self, TypeAlias, TypeVar
+from typing import Any, Generic, NamedTuple, Self, TypeAlias
 
 from service.costs import Costs
-from service.errors import DeadlineExceeded, InferenceFailed, InvalidInput, Overloaded, SaccadeError, Unavailable
+from service.errors import DeadlineExceeded, InferenceFailed, InvalidInput, Overloaded, Unavailable
+from service.requests import Item, Pending, Queue, Result, Slice
 
 _CAUTION = 1.25
 
 _SOON_SECONDS = 0.001
 """Most that a batch may take which runs on the thread that brought it: other calls wait for it there."""
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 Later: TypeAlias = Callable[[Callable[[], None]], bool]
 """Has a function called on the thread that brings requests, after what that has at hand; False: it never will be."""
@@ -32,22 +28,6 @@ Later: TypeAlias = Callable[[Callable[[], None]], bool]
 
 def _chained(parts: Sequence[Any]) -> list[Any]:
     return [item for part in parts for item in part]
-
-
-class Outcome(NamedTuple, Generic[Result]):
-    """What one request got.
-
-    Attributes:
-        results: one for each item, in order.
-        queue_seconds: from its start until its first batch began.
-        run_seconds: from there until its last batch ended.
-        batch_size: items in its last batch, those of other callers included.
-    """
-
-    results: list[Result]
-    queue_seconds: float
-    run_seconds: float
-    batch_size: int
 
 
 class BatchRun(NamedTuple):
@@ -99,56 +79,6 @@ class Ticket(Generic[Item, Result]):
         if len(items) != self.count or self.used:
             raise ValueError("a ticket is for as many items as were admitted, once. This is a bug.")
         return self._batcher._start(self, items, on_done, alone=alone, later=later)
-
-
-class Pending(Generic[Item, Result]):
-    """One request that was started: which of its items were taken into batches, and what came back."""
-
-    __slots__ = (
-        "answered",
-        "batch_size",
-        "deadline",
-        "error",
-        "items",
-        "on_done",
-        "over",
-        "queued",
-        "results",
-        "run_end",
-        "started",
-        "taken",
-    )
-
-    def __init__(
-        self,
-        items: Sequence[Item],
-        deadline: float | None,
-        now: float,
-        on_done: "Callable[[Pending[Item, Result]], None]",
-    ) -> None:
-        self.items = items
-        self.deadline = deadline
-        self.queued = self.started = self.run_end = now
-        self.taken = 0
-        self.answered = 0
-        self.results: list[Any] = [None] * len(items)
-        self.batch_size = 0
-        self.error: SaccadeError | None = None
-        self.over = False  # answered, failed, or the caller left; changed under the batcher's lock, once
-        self.on_done = on_done
-
-    def outcome(self) -> Outcome[Result]:
-        """Return what came of it, once `on_done` was told.
-
-        Raises:
-            DeadlineExceeded, InferenceFailed, Unavailable: see service.errors.
-        """
-        if self.error is not None:
-            raise self.error
-        return Outcome(self.results, self.started - self.queued, self.run_end - self.started, self.batch_size)
-
-
-_Slice = tuple[Pending[Item, Result], int, int]
 
 
 class _Instance(Generic[Item, Result]):
@@ -206,8 +136,7 @@ class Batcher(Generic[Item, Result]):
         self._clock = clock
         self._lock = threading.Lock()
         self._settled = threading.Condition(self._lock)  # only for drain; notified only while draining
-        self._queue: deque[Pending[Item, Result]] = deque()
-        self._places = 0  # items admitted and not yet in a batch
+        self._queue: Queue[Item, Result] = Queue()
         self._under_way = 0  # requests admitted and not yet over
         self._usual = 0  # items of the last batch; 0 while nothing runs
         self._gathering: _Instance[Item, Result] | None = None  # the one that waits for its batch to fill
@@ -222,7 +151,7 @@ class Batcher(Generic[Item, Result]):
     @property
     def waiting(self) -> int:
         """Items that are admitted and not yet in a batch."""
-        return self._places
+        return self._queue.places
 
     @property
     def max_batch_size(self) -> int:
@@ -247,9 +176,9 @@ class Batcher(Generic[Item, Result]):
         with self._lock:
             if self._draining:
                 raise Unavailable("draining; try another server")
-            if deadline is not None or self._places + count > self._queue_size:
+            if deadline is not None or self._queue.places + count > self._queue_size:
                 self._refuse(count, deadline, prepare)
-            self._places += count
+            self._queue.places += count
             self._under_way += 1
         return Ticket(self, count, deadline)
 
@@ -270,7 +199,7 @@ class Batcher(Generic[Item, Result]):
             if self._closed:
                 return
             self._draining = self._closed = True
-            left = [entry for entry in list(self._queue) if self._end(entry)]
+            left = [entry for entry in self._queue.all() if self._end(entry)]
             for instance in self._idle:
                 instance.work.release()
             self._idle.clear()
@@ -278,7 +207,7 @@ class Batcher(Generic[Item, Result]):
                 self._gathering.full.release()
                 self._gathering = None
         for entry in left:
-            _tell(entry, Unavailable("the model was stopped; try another server"))
+            entry.tell(Unavailable("the model was stopped; try another server"))
         for instance in self._instances:
             instance.thread.join()
             instance.run = _stopped  # gives the session's memory back, whoever still holds this batcher
@@ -288,7 +217,7 @@ class Batcher(Generic[Item, Result]):
     def _give_back(self, ticket: Ticket[Item, Result]) -> None:
         with self._lock:
             ticket.used = True
-            self._places -= ticket.count
+            self._queue.places -= ticket.count
             self._one_less()
 
     def _start(
@@ -305,7 +234,7 @@ class Batcher(Generic[Item, Result]):
             if self._closed:
                 raise Unavailable("the model was stopped; try another server")
             ticket.used = True
-            self._queue.append(entry)
+            self._queue.add(entry)
             instance = self._awaken()
             here = alone and self._is_short(len(items))
             soon = later is not None and not here and self._is_short(1)
@@ -320,7 +249,7 @@ class Batcher(Generic[Item, Result]):
     def _awaken(self) -> _Instance[Item, Result] | None:
         """Return an idle instance that is to run what waits, if there is one and none gathers."""
         if self._gathering is not None:
-            if self._queued() >= self.max_batch_size:
+            if self._queue.started >= self.max_batch_size:
                 self._gathering.full.release()
                 self._gathering = None
             return None
@@ -351,7 +280,7 @@ class Batcher(Generic[Item, Result]):
         less server CPU a message in five runs side by side (299 us instead of 405, the medians).
         """
         with self._lock:
-            queued = self._queued()
+            queued = self._queue.started
             most = self._costs.largest_within(_SOON_SECONDS, self._clock())
         if seen < queued < most:
             self._look_later(instance, later, queued)
@@ -381,9 +310,9 @@ class Batcher(Generic[Item, Result]):
         if not self._queue_delay:
             return
         with self._lock:
-            if not self._queue or self._closed or self._gathering or self._queued() >= self.max_batch_size:
+            if not self._queue or self._closed or self._gathering or self._queue.started >= self.max_batch_size:
                 return
-            left = self._queue[0].queued + self._queue_delay - self._clock()
+            left = self._queue.oldest.queued + self._queue_delay - self._clock()
             if left <= 0 or self._under_way <= 1:
                 return
             self._gathering = instance
@@ -394,45 +323,29 @@ class Batcher(Generic[Item, Result]):
                     return
             instance.full.acquire()  # the batch filled up just when the time was over
 
-    def _take(self, instance: _Instance[Item, Result], most: int = 0) -> list[_Slice[Item, Result]]:
+    def _take(self, instance: _Instance[Item, Result], most: int = 0) -> list[Slice[Item, Result]]:
         """Form the next batch from the head of the queue; empty: nothing waits, and the instance rests now."""
-        batch: list[_Slice[Item, Result]] = []
-        expired: list[Pending[Item, Result]] = []
-        size = 0
+        late: list[Pending[Item, Result]] = []
+
+        def expired(request: Pending[Item, Result]) -> None:
+            self._end(request)
+            late.append(request)
+
         now = self._clock()
-        least = inf  # the earliest deadline in the batch
-        most = most or self.max_batch_size
         with self._lock:
-            while self._queue and size < most:
-                entry = self._queue[0]
-                if entry.deadline is not None and entry.deadline <= now:
-                    self._end(entry)
-                    expired.append(entry)
-                    continue
-                start, end = entry.taken, min(entry.taken + most - size, len(entry.items))
-                if least < inf and now + self._longer(size, end - start, now) > least:
-                    break  # it would make those late who came first
-                if start == 0:
-                    entry.started = max(now, entry.queued)  # it may have come since the clock was read
-                entry.taken = end
-                size += end - start
-                least = min(least, entry.deadline or inf)
-                self._places -= end - start
-                batch.append((entry, start, end))
-                if end == len(entry.items):
-                    self._queue.popleft()
+            batch = self._queue.take(most or self.max_batch_size, now, self._costs, expired)
             if batch:
-                self._usual = size
-                instance.ends = now + self._costs.of(size, now)
+                self._usual = sum(end - start for _, start, end in batch)
+                instance.ends = now + self._costs.of(self._usual, now)
             else:
                 self._rest(instance)
             if self._queue and (another := self._awaken()):
                 another.work.release()
-        for entry in expired:
-            _tell(entry, DeadlineExceeded("the deadline passed while the request waited"))
+        for request in late:
+            request.tell(DeadlineExceeded("the deadline passed while the request waited"))
         return batch
 
-    def _run_batch(self, instance: _Instance[Item, Result], batch: list[_Slice[Item, Result]]) -> None:
+    def _run_batch(self, instance: _Instance[Item, Result], batch: list[Slice[Item, Result]]) -> None:
         size = sum(end - start for _, start, end in batch)
         joined = self._join(
             [entry.items if end - start == len(entry.items) else entry.items[start:end] for entry, start, end in batch]
@@ -443,7 +356,7 @@ class Batcher(Generic[Item, Result]):
             if len(results) != size:
                 raise InferenceFailed(f"{size} items gave {len(results)} results")
             ended = self._clock()
-            self._on_batch(BatchRun(size, ended - started, self._places))
+            self._on_batch(BatchRun(size, ended - started, self._queue.places))
         except Exception as error:  # noqa: BLE001 - whatever it was, its callers hear of it and the instance lives on
             self._fail(batch, error)
             return
@@ -451,10 +364,10 @@ class Batcher(Generic[Item, Result]):
             self._costs.learn(size, ended - started, ended)
             finished = self._share_out(batch, results, ended)
         for entry in finished:
-            _tell(entry)
+            entry.tell()
 
     def _share_out(
-        self, batch: list[_Slice[Item, Result]], results: Sequence[Result], ended: float
+        self, batch: list[Slice[Item, Result]], results: Sequence[Result], ended: float
     ) -> list[Pending[Item, Result]]:
         """Give every request its results of a batch; return those that have all of theirs."""
         finished = []
@@ -468,13 +381,13 @@ class Batcher(Generic[Item, Result]):
                 finished.append(entry)
         return finished
 
-    def _fail(self, batch: list[_Slice[Item, Result]], error: Exception) -> None:
+    def _fail(self, batch: list[Slice[Item, Result]], error: Exception) -> None:
         failure = InferenceFailed("the batch failed")
         failure.__cause__ = error
         with self._lock:
             failed = [entry for entry, _, _ in batch if self._end(entry)]
         for entry in failed:
-            _tell(entry, failure)
+            entry.tell(failure)
 
     # Bookkeeping, with the lock held.
 
@@ -483,9 +396,7 @@ class Batcher(Generic[Item, Result]):
         if entry.over:
             return False
         entry.over = True
-        if entry.taken < len(entry.items) or not len(entry.items):
-            self._places -= len(entry.items) - entry.taken
-            self._queue.remove(entry)
+        self._queue.remove(entry)
         self._one_less()
         return True
 
@@ -501,9 +412,9 @@ class Batcher(Generic[Item, Result]):
         """Raise Overloaded if the queue is full or the predicted end is past the deadline."""
         wait = self._predict(count, prepare)
         left = inf if deadline is None else max(0.0, deadline - self._clock())
-        if self._places + count > self._queue_size:
+        if self._queue.places + count > self._queue_size:
             raise Overloaded(
-                f"{self._places} pictures wait, {count} more are too many; the limit is {self._queue_size}",
+                f"{self._queue.places} pictures wait, {count} more are too many; the limit is {self._queue_size}",
                 reason="queue_full",
                 retry_after=wait,
                 in_time=wait <= left,
@@ -518,11 +429,6 @@ class Batcher(Generic[Item, Result]):
                 in_time=False,
             )
 
-    def _longer(self, size: int, more: int, now: float) -> float:
-        """Return the seconds that a batch of `size` takes with `more` items; -inf if they make it no longer."""
-        seconds = self._costs.of(size + more, now)
-        return seconds if seconds > self._costs.of(size, now) else -inf
-
     def _is_short(self, count: int) -> bool:
         return (
             self._direct > 0 and count <= self.max_batch_size and self._costs.of(count, self._clock()) <= self._direct
@@ -536,17 +442,13 @@ class Batcher(Generic[Item, Result]):
             if len(self._idle) == len(self._instances):
                 self._usual = 0
 
-    def _queued(self) -> int:
-        """Return the items in the queue; what is admitted and not yet started is not there."""
-        return sum(len(entry.items) - entry.taken for entry in self._queue)
-
     def _predict(self, count: int, prepare: float) -> float:
         now = self._clock()
         busy = not self._idle
         return self._costs.predict(
             count,
             now,
-            ahead=self._places,
+            ahead=self._queue.places,
             running=max(0.0, min(instance.ends for instance in self._instances) - now) if busy else 0.0,
             usual=self._usual if busy else 0,
             instances=len(self._instances),
@@ -556,12 +458,3 @@ class Batcher(Generic[Item, Result]):
 
 def _stopped(_: Sequence[Any]) -> Sequence[Any]:
     raise Unavailable("the model was stopped; try another server")
-
-
-def _tell(entry: Pending[Any, Any], error: SaccadeError | None = None) -> None:
-    """Tell the caller of a request that is over; a caller that raises harms no other."""
-    entry.error = error
-    try:
-        entry.on_done(entry)
-    except Exception:
-        logging.getLogger("saccade").exception("a caller could not be told. This is a bug.")

@@ -48,6 +48,10 @@ class Costs:
             largest, below = bucket, cost
         return largest
 
+    def grow(self, size: int, more: int, now: float) -> bool:
+        """Return whether a batch of `size` takes longer with more items."""
+        return self.of(size + more, now) > self.of(size, now)
+
     def learn(self, size: int, seconds: float, now: float) -> None:
         """Move the cost of a bucket towards what a batch just took."""
         bucket = self._buckets[size]

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service import cores, image, verdicts
-from service.batcher import Batcher, BatchRun, Later, Outcome, Pending, Ticket
+from service.batcher import Batcher, BatchRun, Later, Ticket
 from service.budget import PixelBudget
 from service.decoder import Decoder, Work
 from service.errors import Cancelled, DeadlineExceeded, InferenceFailed, InvalidInput, raising
@@ -21,6 +21,7 @@ from service.manifest import Manifest
 from service.metrics import Metrics
 from service.normalise import Normalise
 from service.providers import Computed, Provider, ProviderChoice, ProviderOptions
+from service.requests import Outcome, Pending
 from service.scores import Best, best_of
 from service.session import Create, Session
 from service.tensors import Tensor, with_classes

@@ -14,11 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from service.batcher import Batcher, BatchRun, Outcome, Pending
+from service.batcher import Batcher, BatchRun
 from service.errors import Overloaded, SaccadeError, Unavailable
 from service.manifest import Manifest
 from service.metrics import Metrics
 from service.model import Facts, Model, Options
+from service.requests import Outcome, Pending
 from service.server import Server
 from service.session import Session
 from service.tensors import Tensor

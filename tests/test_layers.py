@@ -27,7 +27,7 @@ SERVER = [
         "service.watched",
         "service.looks",
     ],
-    ["service.control", "service.manifest", "service.polling", "service.scores"],
+    ["service.control", "service.manifest", "service.polling", "service.requests", "service.scores"],
     ["service.shown", "service.certificates", "service.tokens"],
     ["service.tls"],
     ["service.graph", "service.metrics", "service.tensors", "service.verdicts"],

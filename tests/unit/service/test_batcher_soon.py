@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from service.batcher import Batcher, Pending
+from service.batcher import Batcher
 from service.errors import Unavailable
+from service.requests import Pending
 from tests.fakes import WAIT, Job
 
 COSTS = {1: 0.0002, 2: 0.0003, 4: 0.0006, 8: 0.002}

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from service.batcher import Batcher, Pending
+from service.batcher import Batcher
 from service.errors import DeadlineExceeded, Overloaded
+from service.requests import Pending
 from tests.fakes import WAIT
 
 COSTS = {1: 0.004, 2: 0.006, 4: 0.010, 8: 0.018}  # seconds a batch; 444 items a second at best
