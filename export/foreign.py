@@ -80,7 +80,7 @@ def export_file(
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / FILE
         beside = {}
-        for location, file in zip(sorted(graph.external), external_files(path, graph), strict=True):
+        for location, file in external_files(path, graph).items():
             beside[location] = Path(folder) / location
             beside[location].parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, beside[location])

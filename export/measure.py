@@ -83,7 +83,7 @@ def open_model(file: ModelFile, provider: str = "cpu") -> Opened:
     """
     try:
         fields, graph = read_fields(file.path), read_graph(file.path)
-        files = [file.path, *external_files(file.path, graph)]
+        files = [file.path, *external_files(file.path, graph).values()]
         expected = foreign.expected(fields, graph)
         reasons = []
         for candidate in candidates(provider):

@@ -109,15 +109,15 @@ def read_graph(model: Path) -> Graph:
     return reader.graph
 
 
-def external_files(model: Path, graph: Graph) -> list[Path]:
-    """Return the external weight files of a model, in order of their location.
+def external_files(model: Path, graph: Graph) -> dict[str, Path]:
+    """Return the external weight files of a model by their location as written, in its order.
 
     Raises:
         ModelRejected: a location is absolute, goes up or leads by a link out of the model's folder; or the file is
             missing, no plain file or too short.
     """
     folder = model.parent
-    files = []
+    files = {}
     for location, needed in sorted(graph.external.items()):
         what = f"its external weight file {location[:200]!r}"
         parts = PurePosixPath(location.replace("\\", "/")).parts
@@ -135,7 +135,7 @@ def external_files(model: Path, graph: Graph) -> list[Path]:
             raise ModelRejected(f"{what} is no plain file")
         if status.st_size < needed:
             raise ModelRejected(f"{what} has {status.st_size:,} bytes, {needed:,} are needed; copy it again")
-        files.append(path)
+        files[location] = path
     return files
 
 

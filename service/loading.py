@@ -59,7 +59,7 @@ def load_model(path: Path, name: str, version: int, options: Options, metrics: M
         ModelRejected: no provider that was asked for can run it right; the text says why for each.
     """
     fields, graph = read_fields(path), read_graph(path)
-    files = [path, *external_files(path, graph)]
+    files = [path, *external_files(path, graph).values()]
     reasons: list[str] = []
     available = options.available
     if available is None and options.onnxruntime is not None:
@@ -113,7 +113,15 @@ def try_provider(path: Path, provider: Provider, options: Options, fields: Field
     said = fields.get("precision")
     precision = cast("Precision", said) if said in get_args(Precision) else "fp32"
     sessions = [
-        open_session(path, provider, options, expected, precision=precision, instance=instance)
+        open_session(
+            path,
+            provider,
+            options,
+            expected,
+            precision=precision,
+            instance=instance,
+            external=external_files(path, graph),
+        )
         for instance in range(options.instances)
     ]
     manifest, inferred = foreign.complete(fields, sessions[0].input, sessions[0].classes, graph)
@@ -141,6 +149,7 @@ def open_session(
     *,
     precision: Precision = "fp32",
     instance: int = 0,
+    external: Mapping[str, Path] | None = None,
 ) -> Session:
     """Return one session of a model file; the cores are shared by the instances.
 
@@ -156,6 +165,7 @@ def open_session(
         options=_hinted(provider, options.provider_options.get(provider), precision),
         precision=precision,
         instance=instance,
+        external=external,
         create=options.create_session,
         onnxruntime=options.onnxruntime,
     )

@@ -7,9 +7,9 @@ the inode, which tells of `chmod` too. Links are followed where they stay inside
 made of them); names that begin with a dot are left out, which are those of copies under way (rsync, `saccade export`)
 and of Kubernetes' own folders.
 
-No look makes it safe to overwrite external weight files in place: ONNX Runtime maps those that it does not prepack, so
-the answers of a session that runs change at once, and a file cut short kills the process. Only a new version's folder
-is the place for them.
+No look makes it safe to overwrite external weight files in place where ONNX Runtime maps them: the answers of a session
+that runs change at once, and a file cut short kills the process. So the CPU's sessions get them in memory (see
+service.session.opening); for other providers only a new version's folder is the place for them.
 """
 
 import re

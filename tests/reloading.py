@@ -200,6 +200,7 @@ class Publisher:
         self._pause = pause
         self._external = external
         self._newest = 1
+        self._in_place = False
         self._right = [right(mark, external=external) for mark in range(3)]
         self._wrong = wrong(external=external)
         self._staging = model.parent / ".staging"
@@ -237,8 +238,13 @@ class Publisher:
         return Change(self._newest, "model ready")
 
     def replace(self) -> Change:
-        """Rename other files over those of the newest version."""
-        self._over(self._newest, self._next())
+        """Put other files over those of the newest version, by turns by rename, as `mv` does, and in place, as `cp`."""
+        self._in_place = not self._in_place
+        if self._in_place:
+            for name, content in self._next().items():
+                (self._model / str(self._newest) / name).write_bytes(content)
+        else:
+            self._over(self._newest, self._next())
         return Change(self._newest, "model ready")
 
     def remove(self) -> Change:

@@ -1,7 +1,7 @@
 """One model file on one provider: samples in, probabilities out; buckets, padding, warm-up."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ class Session:
         options: of the provider; its defaults if none are given.
         precision: of the file's numbers, as far as it says.
         instance: which of a model's sessions this is, from 0.
+        external: the external weight files, by their location as the model file writes it. On the CPU they are read
+            into memory; those that are not given are mapped: overwriting them changes answers.
         create: makes the InferenceSession; a test passes a fake.
         onnxruntime: the module, where a test passes a fake of all of it.
 
@@ -61,12 +63,14 @@ class Session:
         options: ProviderOptions | None = None,
         precision: Precision = "fp32",
         instance: int = 0,
+        external: Mapping[str, Path] | None = None,
         create: Create | None = None,
         onnxruntime: Any = None,  # noqa: ANN401 - onnxruntime has no types
     ) -> None:
         expected = expected or Expected()
         self.buckets = buckets(max_batch_size)
-        wanted = Wanted(intra_op_threads or cores.count(), self.buckets, precision, instance, expected)
+        threads = intra_op_threads or cores.count()
+        wanted = Wanted(threads, self.buckets, precision, instance, expected, external or {})
         self._session, self._plan, self.about = open_model(
             model, provider, options, wanted, create=create, onnxruntime=onnxruntime
         )

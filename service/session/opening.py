@@ -52,7 +52,7 @@ def open_model(
     Raises:
         ModelRejected: the provider is not here, cannot load the file, or ONNX Runtime chose another one.
     """
-    maker = _Maker(model, onnxruntime or runtime.load(), create)
+    maker = _Maker(model, onnxruntime or runtime.load(), create, wanted.external)
     if create is None and (missing := runtime.explain_missing(provider, maker.onnxruntime.get_available_providers())):
         raise ModelRejected(missing)
     plan = _plan(provider, OPTIONS[provider]() if options is None else options, wanted, maker)
@@ -107,10 +107,18 @@ class _Maker:
         model: the file.
         onnxruntime: the module, or a fake of it.
         create: makes the InferenceSession; None: the module's own.
+        external: see `Wanted`.
     """
 
-    def __init__(self, model: Path, onnxruntime: Any, create: Create | None) -> None:  # noqa: ANN401 - untyped
+    def __init__(
+        self,
+        model: Path,
+        onnxruntime: Any,  # noqa: ANN401 - onnxruntime has no types
+        create: Create | None,
+        external: Mapping[str, Path],
+    ) -> None:
         self.model, self.onnxruntime = model, onnxruntime
+        self._external = external
         self._create = create or onnxruntime.InferenceSession
 
     def with_graphs(self, provider: Provider, plan: Plan) -> tuple[Any, Plan]:
@@ -131,6 +139,7 @@ class _Maker:
         if plan.gpu is not None:
             nvidia.preload()
         options = session_options(self.onnxruntime, plan.threads, provider, plan.config)
+        held = hold_weights(options, self._external) if provider == "cpu" else []
         providers = [(name, dict(given)) for name, given in plan.providers]
         try:
             with cores.whole(), progress("building engine", self.model, on=provider == "tensorrt"):
@@ -141,6 +150,8 @@ class _Maker:
             logs.failure("session failed", error, model=self.model, provider=provider)
             why = explain_failure(provider, error, plan.gpu)
             raise ModelRejected(f"ONNX Runtime cannot load it on {provider}; {why}") from None
+        finally:
+            held.clear()  # until here ONNX Runtime reads from it
 
 
 class _NoGraphs(ModelRejected):
@@ -165,6 +176,29 @@ def session_options(
     if provider != "cpu":
         options.add_session_config_entry(_RECORD, "1")
     return options
+
+
+def hold_weights(
+    options: Any,  # noqa: ANN401 - onnxruntime has no types
+    external: Mapping[str, Path],
+) -> list[bytes]:
+    """Give ONNX Runtime the external weights as they are now; return what must live until the session is made.
+
+    It would map the files: one that is overwritten then changes the answers of a session that runs, and one that is cut
+    short kills the process. It copies what it is given.
+
+    Raises:
+        ModelRejected: one of them cannot be read.
+    """
+    add = getattr(options, "add_external_initializers_from_files_in_memory", None)
+    if not external or add is None:  # an older ONNX Runtime
+        return []
+    try:
+        held = [path.read_bytes() for path in external.values()]
+    except OSError as error:
+        raise ModelRejected(f"its external weights cannot be read: {error.strerror}") from None
+    add(list(external), held, [len(content) for content in held])
+    return held
 
 
 def _elsewhere(session: Any, provider: Provider) -> dict[str, int]:  # noqa: ANN401 - onnxruntime has no types

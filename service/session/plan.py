@@ -21,6 +21,7 @@ class Wanted:
         precision: of the file's numbers, as far as it says.
         instance: which of a model's sessions this is, from 0.
         expected: what is known of the graph beside its shapes.
+        external: the external weight files, by their location as the model file writes it.
     """
 
     threads: int
@@ -28,6 +29,7 @@ class Wanted:
     precision: Precision = "fp32"
     instance: int = 0
     expected: Expected = field(default_factory=Expected)
+    external: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

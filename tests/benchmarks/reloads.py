@@ -1,10 +1,10 @@
 """What reloads cost callers: sixteen of them, while versions of a model come, change, fail and go; 0 calls may fail.
 
 A real server of LeNet-5 keeps one version. Sixteen callers of the shipped client, in a process of their own, classify
-one picture a call, before, while and after versions are published by a rename, copied slowly, replaced and removed, one
-after the other; every fifth one fails: its golden samples are wrong, it is cut off, or its manifest is. Calls without
-reloads are those before and after, in the same run. Exits with 1 if a call failed or, with a server that loads versions
-beside each other, had to be repeated.
+one picture a call, before, while and after versions are published by a rename, copied slowly, replaced, overwritten and
+removed, one after the other; every fifth one fails: its golden samples are wrong, it is cut off, or its manifest is.
+Calls without reloads are those before and after, in the same run. Exits with 1 if a call failed or, with a server that
+loads versions beside each other, had to be repeated.
 
 python -m tests.benchmarks.reloads [--reloads 100] [--quiet 10] [--pause 0.02] [--external] [--workers 2] [--replace]
 """

@@ -18,7 +18,7 @@ POLL = ("--poll-seconds", "0.1", "--keep-versions", "1")
 @pytest.mark.parametrize("external", [False, True], ids=["one file", "external weights"])
 def test_reloads_under_load(tmp_path: Path, *, external: bool) -> None:
     """Of the calls of 16 callers none fails, nor has to be repeated, while versions are published, copied slowly,
-    replaced, removed, and fail.
+    replaced, overwritten in place, removed, and fail.
 
     The short form of `python -m tests.benchmarks.reloads`.
     """

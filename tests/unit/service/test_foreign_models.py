@@ -1,6 +1,7 @@
 """Foreign files through the whole of loading: from a file without a word about it to a model that answers."""
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from service.model import Model, Options
 from tests.conftest import Lines
 from tests.foreign_models import CLASSES, SIDE, layer, relocate, samples, write_foreign
 from tests.onnx_models import probabilities
+from tests.processes import mapped_files
 
 Load = Callable[..., Model]
 
@@ -202,6 +204,16 @@ def test_sha256_covers_external_files(tmp_path: Path, load: Load) -> None:
     model = load(external="w.bin")
     assert model.facts.sha256 == sha256(tmp_path / "model.onnx", tmp_path / "w.bin")
     assert model.facts.sha256 != sha256(tmp_path / "model.onnx")
+
+
+def test_external_weights_are_in_memory(tmp_path: Path, load: Load) -> None:
+    """Weights that are overwritten change no answer of what was loaded, and cutting them short harms nobody."""
+    model = load(external="w.bin", begins=("Mul", np.full((3, SIDE, SIDE), 2.0)))
+    before = rows(model, [*samples(2)])
+    with (tmp_path / "w.bin").open("r+b") as file:
+        file.write(bytes((tmp_path / "w.bin").stat().st_size))
+    assert not [mapped for mapped in mapped_files(os.getpid()) if str(tmp_path) in mapped]
+    np.testing.assert_array_equal(rows(model, [*samples(2)]), before)
 
 
 @pytest.mark.parametrize(

@@ -149,13 +149,13 @@ def test_graphs_too_deep(tmp_path: Path) -> None:
 def test_external_files(tmp_path: Path) -> None:
     """External weight files beside the model, in folders below too, are found."""
     path = write_foreign(tmp_path, external="weights/w.bin")
-    assert external_files(path, read_graph(path)) == [tmp_path / "weights/w.bin"]
+    assert external_files(path, read_graph(path)) == {"weights/w.bin": tmp_path / "weights/w.bin"}
 
 
 def test_none(tmp_path: Path) -> None:
     """A model with its weights in it has no external files."""
     path = write_foreign(tmp_path)
-    assert external_files(path, read_graph(path)) == []
+    assert external_files(path, read_graph(path)) == {}
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_link_within(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "w.bin").rename(tmp_path / "data/w.bin")
     (tmp_path / "w.bin").symlink_to("data/w.bin")
-    assert external_files(path, read_graph(path)) == [tmp_path / "w.bin"]
+    assert external_files(path, read_graph(path)) == {"w.bin": tmp_path / "w.bin"}
 
 
 def in_constant() -> onnx.ModelProto:
