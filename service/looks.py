@@ -110,12 +110,12 @@ def look(root: Path, read: Read = read_folder) -> Look:
         elif entry.leads_out(root):
             refused[name] = f"{name} {_OUT}"
         elif entry.error:
-            unreadable[name] = entry.error
+            unreadable[name] = f"it cannot be read: {entry.error}"
         else:
             try:
                 models[name] = _versions(root / name, root, read)
             except OSError as error:
-                unreadable[name] = why(error)
+                unreadable[name] = f"it cannot be read: {why(error)}"
     return Look(models, unreadable, refused)
 
 

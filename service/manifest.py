@@ -19,7 +19,7 @@ from .errors import ModelRejected
 KEY = "saccade.manifest"
 METADATA = 14
 """The number of `metadata_props` in ONNX's ModelProto."""
-NOT_WHOLE = "the file is not a whole ONNX file"
+NOT_WHOLE = "the file is not a whole ONNX file: it was cut short, is still being copied, or is something else"
 MAX_BYTES = 12 * 1024 * 1024
 """Largest manifest that is read: 8 MB of golden samples, a third more in base64, and the rest."""
 
@@ -251,8 +251,9 @@ def validate(kind: type[Part], fields: Mapping[str, object], within: str = "") -
         return kind.model_validate(fields)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(part) for part in (*filter(None, (within,)), *first["loc"])) or "manifest"
-        raise ModelRejected(f"the manifest's {place} cannot be used: {first['msg']}") from None
+        place = ".".join(str(part) for part in (*filter(None, (within,)), *first["loc"]))
+        what = f"the manifest's {place}" if place else "the manifest"
+        raise ModelRejected(f"{what} cannot be used: {first['msg'].removeprefix('Value error, ')}") from None
 
 
 def metadata(model: Path) -> dict[str, str]:

@@ -114,12 +114,12 @@ class Repository:
             try:
                 now = looks.look(self._root.resolve(strict=True))
             except OSError as error:
-                self._say({"": f"it cannot be read: {why(error)}"})
+                self._say({**self._wrong, "": f"it cannot be read: {why(error)}"})
                 return
             known = self._versions.files()
             wrong = {**now.unreadable, **now.refused, **looks.unread(now, known)}
             if known and not (now.models or wrong or self._may_be_empty):
-                self._say({"": _EMPTY})
+                self._say({**self._wrong, "": _EMPTY})
                 return
             before, self._seen = self._seen, now
             for name, found in looks.agreed(before, now, known).items():

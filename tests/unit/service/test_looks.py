@@ -111,6 +111,20 @@ def test_links_inside(tmp_path: Path) -> None:
     assert sorted(look(tmp_path).models["a"]) == [1, 2]
 
 
+def test_a_volume_as_a_version(tmp_path: Path) -> None:
+    """A ConfigMap mounted as a version's folder has a link for each file; all of them change by one rename."""
+    lay(tmp_path, "a/1/..2026_01/model.onnx", "a/1/..2026_01/w.bin", "a/1/..2026_02/model.onnx", "a/1/..2026_02/w.bin")
+    (tmp_path / "a/1/..data").symlink_to("..2026_01")
+    for name in ("model.onnx", "w.bin"):
+        (tmp_path / "a/1" / name).symlink_to(f"..data/{name}")
+    before = look(tmp_path).models["a"][1]
+    (tmp_path / "a/1/..new").symlink_to("..2026_02")
+    (tmp_path / "a/1/..new").rename(tmp_path / "a/1/..data")
+    after = look(tmp_path).models["a"][1]
+    assert places(before) == places(after) == ["model.onnx", "w.bin"]
+    assert before != after
+
+
 def test_link_in_a_circle(tmp_path: Path) -> None:
     """A folder that leads round in a circle is refused, and the look ends."""
     lay(tmp_path, "a/1/model.onnx")
@@ -162,7 +176,7 @@ def test_unreadable_model(tmp_path: Path) -> None:
     """A model that cannot be read is told apart from one that is gone, and hides no other."""
     lay(tmp_path, "a/1/model.onnx", "b/1/model.onnx")
     seen = look(tmp_path, failing(tmp_path / "a", OSError(5, "Input/output error")))
-    assert (list(seen.models), seen.unreadable) == (["b"], {"a": "Input/output error"})
+    assert (list(seen.models), seen.unreadable) == (["b"], {"a": "it cannot be read: Input/output error"})
 
 
 @pytest.mark.parametrize("place", ["a/2", "a/2/weights"])

@@ -165,7 +165,10 @@ def test_huge_entry(tmp_path: Path) -> None:
         ({"preprocessing": {"height": 8, "width": 8, "channels": 2}}, r"preprocessing\.channels"),
         ({"accuracy": float("nan")}, "accuracy cannot be used"),
         ({"precision": "fp8"}, "precision cannot be used"),
-        ({"golden_samples": [sample(), sample(probabilities=[1.0])]}, "golden sample 1 .*1 classes.* 2"),
+        (
+            {"golden_samples": [sample(), sample(probabilities=[1.0])]},
+            "^the manifest cannot be used: golden sample 1 .*1 classes.* 2",
+        ),
         ({"golden_samples": [sample(label=-1)]}, r"golden_samples\.0\.label"),
         ({"golden_samples": [sample(probabilities=[float("nan"), 1])]}, r"golden_samples\.0\.probabilities\.0"),
         ({"golden_samples": [sample(picture="A")]}, r"golden_samples\.0\.picture"),

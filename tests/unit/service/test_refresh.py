@@ -386,6 +386,19 @@ def test_no_version_at_all(opened: Open, disk: Disk, lines: Lines) -> None:
     ]
 
 
+def test_what_is_wrong_outlives_an_outage(opened: Open, disk: Disk, lines: Lines) -> None:
+    """What was said of a folder is not taken back, nor said again, because the repository was away for a while."""
+    repository = opened()
+    disk.write("two words/1/model.onnx")
+    look(repository)
+    lines()
+    disk.root.rename(away := disk.root.with_name("away"))
+    look(repository)
+    away.rename(disk.root)
+    look(repository)
+    assert {line["folder"] for line in lines()} == {str(disk.root)}
+
+
 def test_bad_name_later(opened: Open, disk: Disk, lines: Lines) -> None:
     """A folder that can be no model and comes later is logged once, and keeps no other from being served."""
     repository = opened()
