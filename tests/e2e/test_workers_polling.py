@@ -8,7 +8,7 @@ from pathlib import Path
 import grpc
 import psutil
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
 from service.client import Client
 from tests.fakes import WAIT
@@ -104,15 +104,19 @@ def test_a_worker_that_cannot_load_what_the_others_serve(repository: Path, clien
 
 def watch(address: str, service: str) -> Iterator[health_pb2.HealthCheckResponse]:
     """Watch a service over a connection of its own."""
-    channel = grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
+    method = grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)]).unary_stream(
+        "/grpc.health.v1.Health/Watch",
+        request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+        response_deserializer=health_pb2.HealthCheckResponse.FromString,
+    )
     request = health_pb2.HealthCheckRequest(service=service)
-    answers: Iterator[health_pb2.HealthCheckResponse] = health_pb2_grpc.HealthStub(channel).Watch(request, timeout=WAIT)
+    answers: Iterator[health_pb2.HealthCheckResponse] = iter(method(request, timeout=WAIT))
     return answers
 
 
 def rest(answers: Iterator[health_pb2.HealthCheckResponse]) -> list[int]:
     """Return the statuses of a Watch until the server ends it."""
-    statuses = []
+    statuses: list[int] = []
     with contextlib.suppress(grpc.RpcError):
         statuses.extend(answer.status for answer in answers)
     return statuses
