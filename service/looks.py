@@ -57,6 +57,10 @@ class Files:
     refused: str = ""
     unreadable: bool = False
 
+    def differing(self, other: "Files") -> list[str]:
+        """Return the places of what is not as in another look."""
+        return sorted({file.place for file in {*self.entries} ^ {*other.entries}})
+
 
 NO_FILES = Files()
 Found = Mapping[int, Files]

@@ -20,6 +20,8 @@ Check = Callable[[Path], object]
 Reload = Literal["beside", "replace"]
 """When a version is loaded that takes the place of another: while that one serves, or after it was let go."""
 
+_MOST_NAMED = 5
+"""Files that changed, in a log line."""
 _GONE = "it is gone from the repository, and served until another version passes"
 
 
@@ -78,6 +80,8 @@ class Switch:
                 break
             wanted.add(number)
             entry = self._versions.get(name, number)
+            if entry is not None and (differing := entry.files.differing(files)):
+                logs.info("version changed", model=name, version=number, files=differing[:_MOST_NAMED])
             if entry is None or entry.files != files or entry.state is State.LOADING or (again and entry.reason):
                 passed += self._load_version(name, number, files, seconds)
             else:

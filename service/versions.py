@@ -43,6 +43,17 @@ class Version:
     files: Files = NO_FILES
 
     @property
+    def why_not(self) -> str:
+        """Why it cannot answer, for the caller who asks for it."""
+        match self.state:
+            case State.LOADING:
+                return "is being loaded"
+            case State.FAILED:
+                return f"failed: {self.reason}"
+            case _:
+                return "is being let go"
+
+    @property
     def notice(self) -> str:
         """What an operator should know of it; empty when there is nothing."""
         return "; ".join(filter(None, (self.reason, self.model.notice if self.model else "")))
@@ -83,8 +94,7 @@ class Versions:
         else:
             chosen = max(versions.values(), key=lambda entry: (_PREFERRED.index(entry.state), entry.version))
         if chosen.model is None:
-            why = "is being loaded" if chosen.state is State.LOADING else f"is {chosen.state.value}: {chosen.reason}"
-            raise Unavailable(f"version {chosen.version} of {chosen.name!r} {why}")
+            raise Unavailable(f"version {chosen.version} of {chosen.name!r} {chosen.why_not}")
         return chosen.model
 
     def use(self, name: str, version: str, begin: Callable[[Model], Begun]) -> Begun:

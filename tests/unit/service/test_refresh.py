@@ -143,6 +143,17 @@ def test_changed_version(opened: Open, disk: Disk, loads: Loads, file: str) -> N
     assert (len(old.drained), served(repository).drained) == (1, [])
 
 
+def test_what_changed_is_logged(opened: Open, disk: Disk, lines: Lines) -> None:
+    """The log names the files for which a version is loaded anew, be it a mode that changed."""
+    disk.write("a/1/labels.txt")
+    repository = opened()
+    lines()
+    (disk.root / "a/1/labels.txt").chmod(0o400)
+    disk.write("a/1/weights.bin")
+    look(repository)
+    assert [line["files"] for line in lines() if line["event"] == "version changed"] == [["labels.txt", "weights.bin"]]
+
+
 def test_removed_file(opened: Open, disk: Disk, loads: Loads) -> None:
     """A version that lost a file beside the model is loaded anew."""
     disk.write("a/1/labels.txt")

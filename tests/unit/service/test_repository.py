@@ -62,7 +62,7 @@ def test_named_version(version: str, make: Make) -> None:
 def test_named_version_failed(make: Make) -> None:
     """A version that failed and is named is not replaced by another; why it failed is told."""
     repository = loaded(make("a/1", "a/2", load=Loads("a/2")))
-    with pytest.raises(Unavailable, match="version 2 of 'a' is failed: cpu: self-test: golden sample 0 is wrong"):
+    with pytest.raises(Unavailable, match="version 2 of 'a' failed: cpu: self-test: golden sample 0 is wrong"):
         repository.find("a", "2")
 
 
