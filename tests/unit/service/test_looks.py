@@ -10,6 +10,7 @@ import pytest
 
 from service.folders import Entry, read_folder
 from service.looks import MAX_FILES, File, Files, Look, agreed, look, look_at, unread
+from tests.disk import tick
 
 ONE, OTHER = Files((File("model.onnx", 1, 1, 1),)), Files((File("model.onnx", 1, 1, 2),))
 UNREAD = Files(refused="its folder cannot be read: Stale file handle", unreadable=True)
@@ -35,15 +36,6 @@ def test_files_of_a_version(tmp_path: Path) -> None:
     files = look(tmp_path).models["a"][1]
     assert places(files) == names
     assert files.entries[2][:3] == ("model.onnx", len("a/1/model.onnx"), 17)
-
-
-def tick(folder: Path) -> None:
-    """Return when the file system's clock has gone on, which it does every few milliseconds."""
-    (probe := folder / "probe").touch()
-    before = probe.stat().st_ctime_ns
-    while probe.stat().st_ctime_ns == before:
-        probe.touch()
-    probe.unlink()
 
 
 @pytest.mark.parametrize("change", ["overwritten", "renamed over", "chmod"])
