@@ -3,9 +3,11 @@
 Copies and object-store syncs do not rename: files grow, and appear one after the other. So a version counts as there,
 changed or gone only when two looks saw the same names, sizes and times. The time of the contents is not enough:
 `cp -p`, rsync and reproducible builds set it, and networks of one architecture have one size. Nobody sets the time of
-the inode, which tells of `chmod` too. Links are followed where they stay inside the repository (Kubernetes' volumes are
-made of them); names that begin with a dot are left out, which are those of copies under way (rsync, `saccade export`)
-and of Kubernetes' own folders.
+the inode; but `chown` changes it, which Kubernetes does to a volume for each pod that mounts it. So what is served, and
+alike in all but the times of inodes, is loaded anew only where its contents are others.
+
+Links are followed where they stay inside the repository (Kubernetes' volumes are made of them); names that begin with a
+dot are left out, which are those of copies under way (rsync, `saccade export`) and of Kubernetes' own folders.
 
 No look makes it safe to overwrite external weight files in place where ONNX Runtime maps them: the answers of a session
 that runs change at once, and a file cut short kills the process. So the CPU's sessions get them in memory (see
@@ -56,6 +58,10 @@ class Files:
     entries: tuple[File, ...] = ()
     refused: str = ""
     unreadable: bool = False
+
+    def alike(self, other: "Files") -> bool:
+        """Return whether nothing but the times of inodes is not as in another look."""
+        return [file[:3] for file in self.entries] == [file[:3] for file in other.entries] and not other.refused
 
     def differing(self, other: "Files") -> list[str]:
         """Return the places of what is not as in another look."""

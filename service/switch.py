@@ -9,6 +9,7 @@ from typing import Literal
 from service import logs
 from service.errors import ModelRejected, UnknownModel
 from service.looks import FILE, Files, Found
+from service.manifest import sha256
 from service.metrics import Metrics
 from service.model import Model
 from service.versions import State, Version, Versions
@@ -80,9 +81,9 @@ class Switch:
                 break
             wanted.add(number)
             entry = self._versions.get(name, number)
-            if entry is not None and (differing := entry.files.differing(files)):
-                logs.info("version changed", model=name, version=number, files=differing[:_MOST_NAMED])
-            if entry is None or entry.files != files or entry.state is State.LOADING or (again and entry.reason):
+            if entry is not None and entry.files != files:
+                entry = self._changed(entry, files)
+            if entry is None or entry.state is State.LOADING or (again and entry.reason):
                 passed += self._load_version(name, number, files, seconds)
             else:
                 passed += entry.state is State.READY
@@ -111,6 +112,24 @@ class Switch:
                 self._versions.put(replace(entry, state=State.DRAINING))
                 entry.model.drain(max(0.0, deadline - time.monotonic()))
 
+    def _changed(self, entry: Version, files: Files) -> Version | None:
+        """Return a version whose files changed, where their contents are what was loaded; else None."""
+        if entry.model is not None and entry.files.alike(files) and self._contents(entry, files) == entry.contents:
+            entry = replace(entry, files=files)
+            self._versions.put(entry)
+            return entry
+        if differing := entry.files.differing(files):
+            logs.info("version changed", model=entry.name, version=entry.version, files=differing[:_MOST_NAMED])
+        return None
+
+    def _contents(self, entry: Version, files: Files) -> str:
+        """Return the SHA-256 of a version's files; empty where they cannot be read."""
+        folder = self._root / entry.name / str(entry.version)
+        try:
+            return sha256(*(folder / file.place for file in files.entries))
+        except OSError:
+            return ""
+
     def _load_version(self, name: str, number: int, files: Files, seconds: float) -> bool:
         """Load a version; return whether one of its number is served then, this one or the one before."""
         path = self._root / name / str(number) / FILE
@@ -120,16 +139,18 @@ class Switch:
             self._check(path)
             if self._reload == "replace":
                 self._make_room(name, number, seconds)
+            new = Version(name, number, State.LOADING, files=files)
             old = self._versions.get(name, number)
             if old is None or old.model is None:
-                self._versions.put(Version(name, number, State.LOADING, files=files))
+                self._versions.put(new)
+            contents = self._contents(new, files)  # before they are loaded: what changes meanwhile is noticed
             model = self._load(path, name, number)
         except ModelRejected as error:
             return self._failed(name, number, files, str(error))
         except Exception as error:  # noqa: BLE001 - one bad file must not keep the others from being served
             logs.failure("load failed", error, model=name, version=number)
             return self._failed(name, number, files, "it could not be loaded; the log says why")
-        self._versions.put(Version(name, number, State.READY, model=model, files=files))
+        self._versions.put(replace(new, state=State.READY, model=model, contents=contents))
         facts = model.facts
         logs.info(
             "model ready",

@@ -33,6 +33,7 @@ class Version:
     Attributes:
         reason: why it is not served, or why what is served is not what is on disk.
         files: as they were when it was loaded, or last tried: it is tried again only when they change.
+        contents: the SHA-256 of all of them when it was loaded; empty where that is not known.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Version:
     reason: str = ""
     model: Model | None = None
     files: Files = NO_FILES
+    contents: str = ""
 
     @property
     def why_not(self) -> str:

@@ -47,6 +47,24 @@ def test_changed_version(disk: Disk, file: str) -> None:
     assert (len(old.drained), served(repository).drained) == (1, [])
 
 
+def test_chown_is_no_change(disk: Disk) -> None:
+    """What is served and of which only inodes changed is not loaded again; Kubernetes changes them for each pod."""
+    repository = disk.open()
+    disk.chmod("a/1/model.onnx", 0o440)
+    look(repository, 4)
+    assert disk.loads.asked == []
+
+
+def test_forged_times(disk: Disk) -> None:
+    """Other contents of the same size and time are loaded, each time."""
+    disk.forge("a/1/model.onnx", "one")
+    repository = disk.open()
+    for text in ("two", "six"):
+        disk.forge("a/1/model.onnx", text)
+        look(repository)
+    assert disk.loads.asked == ["a/1", "a/1"]
+
+
 def test_what_changed_is_logged(disk: Disk, lines: Lines) -> None:
     """The log names the files for which a version is loaded anew, be it a mode that changed."""
     disk.write("a/1/labels.txt")
