@@ -15,6 +15,8 @@ from typing import Any, Self
 from tests.fakes import WAIT
 
 SACCADE = [sys.executable, "-W", "error", "-m", "service.cli"]
+LOADED = 3 * WAIT
+"""Seconds for the next line of a log: two workers began to serve after 22 s on two cores that ten others wanted."""
 
 
 def run(*arguments: str, cwd: Path | None = None, seconds: float = 60) -> subprocess.CompletedProcess[str]:
@@ -80,7 +82,7 @@ class ServerProcess:
     def wait_for(self, event: str) -> dict[str, Any]:
         """Return the log line of the next such event."""
         while True:
-            entry = self._events.get(timeout=WAIT)
+            entry = self._events.get(timeout=LOADED)
             assert entry is not None, f"the server ended before {event!r}; its log: {self.lines}"
             if entry["event"] == event:
                 return entry
