@@ -13,6 +13,7 @@ from tests.processes import ServerProcess, run
 from tests.reloading import Callers, Publisher, follow, statuses
 
 POLL = ("--poll-seconds", "0.1", "--keep-versions", "1")
+pytestmark = pytest.mark.timeout(300)  # processes that start and reload on a machine that may be busy
 
 
 @pytest.mark.parametrize("external", [False, True], ids=["one file", "external weights"])

@@ -22,6 +22,7 @@ FLAGS = ("--workers", "2", "--poll-seconds", "0.1", "--keep-versions", "1")
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 PICTURE = pictures(1)[0]
+pytestmark = pytest.mark.timeout(300)  # processes that start and reload on a machine that may be busy
 
 
 @pytest.fixture
