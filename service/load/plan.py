@@ -37,6 +37,7 @@ class Load:
         images: pictures a message, for images a second.
         framing: how a stream's answers are told apart; plain ones are taken in order.
         channels: connections of each process; 0 for as many as the load suggests.
+        content_type: of an HTTP load's messages.
         connection: TLS and token; None for neither.
     """
 
@@ -55,6 +56,7 @@ class Load:
     images: int = 1
     framing: Framing = "plain"
     channels: int = 0
+    content_type: str = "application/octet-stream"
     connection: Connection | None = None
 
     @property

@@ -178,7 +178,7 @@ class Http:
 
     def _written(self, body: bytes) -> bytes:
         head = f"POST {self._load.method} HTTP/1.1\r\nHost: {self._load.address}\r\nContent-Length: {len(body)}\r\n"
-        return f"{head}Content-Type: application/octet-stream\r\n\r\n".encode() + body
+        return f"{head}Content-Type: {self._load.content_type}\r\n\r\n".encode() + body
 
     async def open(self) -> None:
         """Do nothing: connections are made as calls need them."""

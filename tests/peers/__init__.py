@@ -1,0 +1,1 @@
+"""Other inference servers beside this one, under the same load."""
