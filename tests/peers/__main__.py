@@ -16,7 +16,7 @@ import signal
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -28,7 +28,7 @@ from tests.peers.measuring import Failed, Measured, Subject, measure, subject, v
 from tests.peers.running import adopt_orphans
 
 CALLERS = (1, 8, 32)
-HEADS = ("server", "calls", "images/s", "p50 ms", "p99 ms", "server CPU us/image", "MB", "cold start s")
+HEADS = ["server", "calls", "callers", "images/s", "p50 ms", "p99 ms", "server CPU us/image", "MB", "cold start s"]
 
 
 def main() -> None:
@@ -42,22 +42,30 @@ def main() -> None:
             what = subject(placed(given, Path(folder)))
         except SaccadeError as error:
             sys.exit(f"{given.model}: {error}")
-        with Loaders() as loaders:
-            rounds: dict[str, list[Measured]] = {peer.name: [] for peer, _ in chosen}
-            failed: dict[str, str] = {}
-            for number in range(given.rounds):
-                for peer, environment in chosen:
-                    if peer.name not in failed:
-                        sys.stderr.write(f"round {number + 1} of {given.rounds}: {peer.name}\n")
-                        try:
-                            versions(peer, environment)
-                            found = measure(
-                                peer, environment, what, loaders, callers=given.callers, seconds=given.seconds
-                            )
-                            rounds[peer.name].append(found)
-                        except Failed as error:
-                            failed[peer.name] = " ".join(str(error).split())
+        rounds, failed = measured_all(given, chosen, what)
     sys.stdout.write("\n".join(lines(given, chosen, what, rounds, failed)) + "\n")
+
+
+def measured_all(
+    given: argparse.Namespace, chosen: Sequence[tuple[Peer, Path]], what: Subject
+) -> tuple[dict[str, list[Measured]], dict[str, str]]:
+    """Measure all in turns; return the rounds of each, and why others failed."""
+    rounds: dict[str, list[Measured]] = {peer.name: [] for peer, _ in chosen}
+    failed: dict[str, str] = {}
+    with Loaders() as loaders:
+        for number in range(given.rounds):
+            for peer, environment in chosen:
+                if peer.name in failed:
+                    continue
+                sys.stderr.write(f"round {number + 1} of {given.rounds}: {peer.name}\n")
+                try:
+                    versions(peer, environment)
+                    rounds[peer.name].append(
+                        measure(peer, environment, what, loaders, callers=given.callers, seconds=given.seconds)
+                    )
+                except Failed as error:
+                    failed[peer.name] = " ".join(str(error).split())
+    return rounds, failed
 
 
 def arguments() -> argparse.Namespace:
@@ -108,48 +116,53 @@ def lines(
     failed: dict[str, str],
 ) -> list[str]:
     """Return the table, what must be known of it, and how it was made."""
-    rows = [f"| {' | '.join(HEADS)} |", "|---" * len(HEADS) + "|"]
-    notes = []
+    rows, limited, runtimes = [HEADS, ["---"] * len(HEADS)], [], set()
     for peer, environment in chosen:
         if peer.name in failed:
-            rows.append(f"| {peer.name} | {peer.wire} | failed: {failed[peer.name]} |" + " |" * (len(HEADS) - 3))
+            rows.append([peer.name, peer.wire, f"failed: {failed[peer.name]}", *[""] * (len(HEADS) - 3)])
             continue
         own, runtime = versions(peer, environment)
-        rows.append(f"| {' | '.join(cells(f'{peer.name} {own}', peer.wire, given.callers, rounds[peer.name]))} |")
-        notes += [
-            f"{peer.name}, {note}" for note in dict.fromkeys(n for each in rounds[peer.name] for n in each.limited)
-        ]
-        notes += [f"{peer.name}: ONNX Runtime {runtime}"]
-    counts = ", ".join(map(str, given.callers))
-    made = f"python -m tests.peers{' --resnet50' if given.resnet50 else ''}"
+        runtimes.add(runtime)
+        rows += cells([f"{peer.name} {own}", peer.wire], given.callers, rounds[peer.name])
+        limited += [f"{peer.name}, {note}" for each in rounds[peer.name] for note in each.limited]
     size = "x".join(map(str, what.shape))
-    notes += [
-        f"Figures with {counts} callers, one picture of {size} a call; median of {given.rounds} rounds, "
-        f"{given.seconds:g} s each.",
-        f"`{made}`, {datetime.datetime.now(datetime.UTC):%d %B %Y}, {os.cpu_count()} cores, {platform.machine()}, "
-        f"Python {platform.python_version()}.",
-    ]
-    return [*rows, "", *notes]
-
-
-def cells(name: str, wire: str, callers: Sequence[int], rounds: Sequence[Measured]) -> list[str]:
-    """Return a server's row: medians of the rounds, for each number of callers."""
-
-    def each(value: Callable[[Measured, int], float], form: str) -> str:
-        found = (statistics.median(value(measured, count) for measured in rounds) for count in callers)
-        return " / ".join(format(median, form) for median in found)
-
-    failures = sum(outcome.failed.total() for measured in rounds for outcome in measured.outcomes.values())
     return [
-        f"{name}" + (f" ({failures} calls failed)" if failures else ""),
-        wire,
-        each(lambda measured, count: measured.outcomes[count].rate, ",.0f"),
-        each(lambda measured, count: measured.outcomes[count].milliseconds(50), ".2f"),
-        each(lambda measured, count: measured.outcomes[count].milliseconds(99), ".2f"),
-        each(lambda measured, count: measured.cpu[count] * 1e6, ",.0f"),
-        f"{statistics.median(measured.memory for measured in rounds):,.0f}",
-        f"{statistics.median(measured.cold_start for measured in rounds):.2f}",
+        *(f"| {' | '.join(row)} |" for row in rows),
+        "",
+        *dict.fromkeys(limited),
+        f"One picture of {size} a call; {given.rounds} rounds of {given.seconds:g} s: medians, and least to most.",
+        f"ONNX Runtime {', '.join(sorted(runtimes))}; Python {platform.python_version()}; {os.cpu_count()} cores of "
+        f"{_processor()}; {datetime.datetime.now(datetime.UTC):%d %B %Y}.",
     ]
+
+
+def cells(first: Sequence[str], callers: Sequence[int], rounds: Sequence[Measured]) -> list[list[str]]:
+    """Return a server's rows, one for each number of callers; what was the same for all stands in the first."""
+    rows: list[list[str]] = []
+    for count in callers:
+        outcomes = [measured.outcomes[count] for measured in rounds]
+        failures = sum(outcome.failed.total() for outcome in outcomes)
+        rates = [outcome.rate for outcome in outcomes]
+        digits = 0 if min(rates) >= 100 else 1
+        rows.append(
+            [
+                *(first if not rows else ["", ""]),
+                str(count),
+                f"{statistics.median(rates):,.{digits}f} ({min(rates):,.{digits}f} to {max(rates):,.{digits}f})"
+                + (f", {failures} calls failed" if failures else ""),
+                f"{statistics.median(outcome.milliseconds(50) for outcome in outcomes):.1f}",
+                f"{statistics.median(outcome.milliseconds(99) for outcome in outcomes):.1f}",
+                f"{statistics.median(measured.cpu[count] for measured in rounds) * 1e6:,.0f}",
+                f"{statistics.median(measured.memory for measured in rounds):,.0f}" if not rows else "",
+                f"{statistics.median(measured.cold_start for measured in rounds):.1f}" if not rows else "",
+            ]
+        )
+    return rows
+
+
+def _processor() -> str:
+    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    return names[0].partition(": ")[2] if names else platform.machine()
 
 
 if __name__ == "__main__":

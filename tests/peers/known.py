@@ -133,7 +133,7 @@ def _torchserve(place: Place) -> list[str]:
         f"inference_address=http://{LOOPBACK}:{inference}\nmanagement_address=http://{LOOPBACK}:{management}\n"
         f"metrics_address=http://{LOOPBACK}:{metrics}\ngrpc_inference_address={LOOPBACK}\ngrpc_inference_port={grpc}\n"
         f"grpc_management_address={LOOPBACK}\ngrpc_management_port={grpc_management}\n"
-        "disable_token_authorization=true\nenable_envvars_config=true\n"
+        "disable_token_authorization=true\ndisable_system_metrics=true\n"
     )
     command = [str(place.environment / "bin" / "torchserve"), "--start", "--foreground", "--disable-token-auth"]
     command += ["--model-store", str(place.folder), "--models", "label=label.mar"]

@@ -1,5 +1,6 @@
 """The load generator against real servers."""
 
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,54 @@ def test_loaders_take_one_load_after_the_other() -> None:
             load = Load(fake.address, FAKE, b"", 1, 1.0, 0.0, rate=rate, arrivals="constant")
             assert loaders.run(load, lambda sample: seen.append(sample.answered)).answered == rate
     assert 0 < sum(seen) <= 60
+
+
+class Web(BaseHTTPRequestHandler):
+    """Answers POST requests by their path, and counts connections."""
+
+    protocol_version = "HTTP/1.1"
+    connections = 0
+
+    def setup(self) -> None:
+        """Count a connection."""
+        type(self).connections += 1
+        super().setup()
+
+    def do_POST(self) -> None:
+        """Answer as the path asks."""
+        assert self.headers["Content-Type"] == "text/plain"
+        assert self.rfile.read(int(self.headers["Content-Length"])) == b"ping"
+        self.send_response(503 if self.path == "/busy" else 200)
+        if self.path == "/chunked":
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            self.wfile.write(b"4\r\npong\r\n0\r\n\r\n")
+        else:
+            self.send_header("Content-Length", "4")
+            self.end_headers()
+            self.wfile.write(b"pong")
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.mark.parametrize(("path", "failed"), [("/plain", set()), ("/chunked", set()), ("/busy", {"HTTP_503"})])
+def test_http_keeps_its_connections(path: str, failed: set[str]) -> None:
+    """Requests over HTTP are answers or failures by their status, on as many connections as there are callers."""
+
+    class Counted(Web):
+        connections = 0
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Counted) as server:
+        job = Job(server.serve_forever)
+        address = f"127.0.0.1:{server.server_address[1]}"
+        outcome = run(Load(address, path, b"ping", 2, 0.5, 0.0, kind="http", content_type="text/plain"))
+        server.shutdown()
+        job.answer()
+    assert set(outcome.failed) == failed
+    assert outcome.calls > 10
+    assert bool(outcome.answered) is not bool(failed)
+    assert Counted.connections == 2
 
 
 @pytest.mark.slow

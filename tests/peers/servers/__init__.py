@@ -1,0 +1,1 @@
+"""What each peer runs, by path, in its own virtual environment."""
