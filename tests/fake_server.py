@@ -17,7 +17,8 @@ class FakeServer:
     """Works off one call after the other.
 
     Args:
-        service: seconds that each takes.
+        service: seconds that each takes; a sleep that was too long makes the next one shorter, so that this is the
+            server's capacity, whatever else runs.
         stall_at: number of the call that is held, the first is 0; None for none.
         stall: seconds that it is held.
         answer: bytes of every answer.
@@ -27,7 +28,7 @@ class FakeServer:
         self, service: float = 0.0, *, stall_at: int | None = None, stall: float = 0.0, answer: bytes = b""
     ) -> None:
         self._service, self._stall_at, self._stall, self._answer = service, stall_at, stall, answer
-        self.calls = 0
+        self.calls, self._free = 0, 0.0
         self.begun = threading.Event()
         self._server = grpc.server(ThreadPoolExecutor(1))
         unary: Any = grpc.unary_unary_rpc_method_handler(self._unary)
@@ -54,5 +55,8 @@ class FakeServer:
         if number == self._stall_at:
             time.sleep(self._stall)
         elif self._service:
-            time.sleep(self._service)
+            now = time.monotonic()
+            begins = self._free if now - self._free < self._service else now  # a moment ago it was busy
+            self._free = begins + self._service
+            time.sleep(max(0.0, self._free - now))
         return self._answer

@@ -15,7 +15,7 @@ from service.load.outcome import Outcome
 from service.load.plan import Arrivals, Load
 from service.load.processes import Loaders, Watch
 from service.load.report import Report, Row
-from service.load.search import KEPT_UP, Found, find_max
+from service.load.search import find_max, kept_up
 from service.load.targets import Ask
 
 METRICS_PORT = 8002
@@ -147,15 +147,12 @@ class _Runner:
         def attempt(rate: float) -> bool:
             nonlocal limited
             row = self.measure(replace(first, rate=_rounded(rate)))
-            outcome = row.outcome
-            kept_up = outcome.rate >= KEPT_UP * outcome.calls / max(outcome.seconds, 1e-9)
-            good = bool(row.met) and kept_up
+            good = kept_up(row.objective, row.outcome)
             if not good and row.client_limits:
                 limited = row.client_limits
             return good
 
-        found: Found = find_max(attempt, start=start, most=most)
-        self._report.found = _rounded(found.rate)
+        self._report.found = _rounded(find_max(attempt, start=start, most=most).rate)
         if limited:
             self._viewer.note(f"the client may have set this limit, not the server: {limited}")
 

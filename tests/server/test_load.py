@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from service.connection import Connection
+from service.load.objective import parse
 from service.load.outcome import Outcome
 from service.load.plan import Kind, Load
 from service.load.processes import Loaders, run
-from service.load.search import find_max
+from service.load.search import find_max, kept_up
 from service.rpc.pb.saccade.v1 import classifier_pb2 as pb
 from service.server import Server
 from tests.certificates import Authority
@@ -168,14 +169,14 @@ def test_http_keeps_its_connections(path: str, failed: set[str]) -> None:
 @pytest.mark.timeout(300)
 def test_find_max_of_a_real_server() -> None:
     """The search ends within 5 % of the capacity of a real server that takes 20 ms a call."""
+    objective = parse("p50<1s")
     with FakeServer(0.02) as fake, Loaders() as loaders:
-        capacity = loaders.run(Load(fake.address, FAKE, b"", 4, 4.0)).rate
 
         def attempt(rate: float) -> bool:
-            outcome = loaders.run(Load(fake.address, FAKE, b"", 1, 4.0, rate=rate, arrivals="constant"))
-            return outcome.milliseconds(99) < 100 and outcome.rate >= 0.97 * rate
+            load = Load(fake.address, FAKE, b"", 1, 6.0, 0.5, rate=rate, arrivals="constant")
+            return kept_up(objective, loaders.run(load))
 
-        assert find_max(attempt, start=capacity / 2, most=1e4).rate == pytest.approx(capacity, rel=0.05)
+        assert find_max(attempt, start=30, most=1e4).rate == pytest.approx(50, rel=0.05)
 
 
 def test_tls_and_token(start_server: StartServer, repository: Path, tmp_path: Path) -> None:
