@@ -173,10 +173,10 @@ def test_find_max_of_a_real_server() -> None:
     with FakeServer(0.02) as fake, Loaders() as loaders:
 
         def attempt(rate: float) -> bool:
-            load = Load(fake.address, FAKE, b"", 1, 6.0, 0.5, rate=rate, arrivals="constant")
+            load = Load(fake.address, FAKE, b"", 1, 4.0, 0.5, rate=rate, arrivals="constant")
             return kept_up(objective, loaders.run(load))
 
-        assert find_max(attempt, start=30, most=1e4).rate == pytest.approx(50, rel=0.05)
+        assert find_max(attempt, start=40, most=1e4).rate == pytest.approx(50, rel=0.05)
 
 
 def test_tls_and_token(start_server: StartServer, repository: Path, tmp_path: Path) -> None:

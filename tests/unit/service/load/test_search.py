@@ -17,7 +17,7 @@ CAPACITY = 250.0
 @pytest.mark.parametrize("start", [1.0, 100.0, 1000.0])
 @pytest.mark.parametrize("slo", ["p99<50ms", "errors<0.1%"])
 def test_capacity_of_a_fake_server(start: float, slo: str) -> None:
-    """Wherever it starts, the search ends within 5 % of a server's known capacity, also where no bound is on latency."""
+    """Wherever it starts, the search ends within 5 % of a known capacity, also where latency has no bound."""
     objective = parse(slo)
 
     def attempt(rate: float) -> bool:
