@@ -1,5 +1,7 @@
 """A rollout rehearsed on one machine: replicas behind HAProxy are called all the time while everything changes.
 
+The shipped client calls, and `saccade bench`, which repeats no call.
+
     deploy/rehearse.sh                           ten rollouts over three replicas, certificates, models
     deploy/rehearse.sh --rounds 1 --replicas 2   a short form
     deploy/rehearse.sh --balancer tcp            pass bytes, as a Kubernetes Service does
@@ -14,22 +16,22 @@ import ssl
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import grpc
 from balancer import Balancer
-from callers import Callers
+from bench import Bench, Measured
+from callers import Callers, Seen
 from certificates import Authority
 from replicas import Deployment
 
 import service
 from service.client import Client
 from service.connection import Connection
-from service.rpc.pb.saccade.v1 import classifier_pb2 as pb
 
 MODEL = "lenet5-mnist"
 BUNDLED = Path(service.__file__).parent / "bundled"
@@ -53,6 +55,14 @@ class Stage:
         for replica in self.deployment.replicas.values():
             yield Connection(addresses=(f"localhost:{replica.grpc_port}",), tls_ca=self.authority.ca)
 
+    def metrics(self) -> Iterator[str]:
+        """Yield what each replica shows to Prometheus."""
+        trusted = ssl.create_default_context(cafile=str(self.authority.ca))
+        for replica in self.deployment.replicas.values():
+            address = f"https://localhost:{replica.metrics_port}/metrics"
+            with urllib.request.urlopen(address, timeout=5, context=trusted) as answer:
+                yield answer.read().decode()
+
 
 def main() -> int:
     """Play all acts; return the exit code."""
@@ -62,21 +72,28 @@ def main() -> int:
         through = Connection(addresses=(f"localhost:{stage.balancer.port}",), tls_ca=stage.authority.ca)
         picture = (BUNDLED / "pictures/digit-7.png").read_bytes()
         client = over.enter_context(Client(connection=through))
-        channel = over.enter_context(through.open_channel(options=(("grpc.enable_retries", 0),)))
+        bench = Bench(stage.balancer.port, ca=stage.authority.ca, rate=options.rate, folder=Path(folder))
+        over.callback(bench.kill)
+        _wait("saccade bench calls", lambda: any("Classify" in text for text in stage.metrics()))
         shipped = Callers(lambda: _classify(client, picture), threads=4)
-        plain = Callers(_without_retries(channel, picture), threads=2)
-        faults = _play(stage, options)
-        for callers, name in ((shipped, "the shipped client"), (plain, "a client without retries")):
-            seen = callers.stop()
-            _say(f"{name}: {seen.calls} calls, {seen.failed} failed, the slowest {1000 * seen.slowest:.0f} ms")
-            for text, count in seen.failures.most_common(5):
-                _say(f"  {count} x {text}")
+        faults = [*_play(stage, options), *_told(shipped.stop(), bench.stop())]
         _say(f"sent to each place of the balancer: {', '.join(map(str, stage.balancer.served()))}")
-    if shipped.seen.failed or not shipped.seen.calls:
-        faults.append(f"{shipped.seen.failed} of {shipped.seen.calls} calls of the shipped client failed")
     for fault in faults:
         _say(f"FAILED: {fault}")
     return 1 if faults else 0
+
+
+def _told(shipped: Seen, measured: Measured) -> list[str]:
+    """Say what the callers saw; return what of it is a fault."""
+    _say("saccade bench, which repeats no call:")
+    _say(measured.table)
+    _say(f"saccade bench: {measured.calls} calls, {measured.failed} failed")
+    _say(f"the shipped client: {shipped.calls} calls, {shipped.failed} failed, the slowest {shipped.slowest:.3f} s")
+    for text, count in shipped.failures.most_common(5):
+        _say(f"  {count} x {text}")
+    if shipped.failed or not shipped.calls:
+        return [f"{shipped.failed} of {shipped.calls} calls of the shipped client failed"]
+    return []
 
 
 def _play(stage: Stage, options: argparse.Namespace) -> list[str]:
@@ -160,23 +177,6 @@ def _classify(client: Client, picture: bytes) -> None:
         raise RuntimeError(f"a wrong answer: {answer}")
 
 
-def _without_retries(channel: grpc.Channel, picture: bytes) -> Callable[[], None]:
-    method = channel.unary_unary(
-        "/saccade.v1.ImageClassifier/Classify",
-        request_serializer=pb.ClassifyRequest.SerializeToString,
-        response_deserializer=pb.ClassifyResponse.FromString,
-    )
-    request = pb.ClassifyRequest(images=[pb.Image(encoded=picture)])
-
-    def call() -> None:
-        try:
-            method(request, timeout=10)
-        except grpc.RpcError as error:
-            raise RuntimeError(f"{error.code().name}: {error.details()}") from None
-
-    return call
-
-
 @contextmanager
 def _stage(options: argparse.Namespace, folder: Path) -> Iterator[Stage]:
     """Start the balancer and the replicas; end them in the end."""
@@ -208,6 +208,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--balancer", choices=["http", "tcp"], default="http", help="spread calls, or pass bytes (http)"
     )
+    parser.add_argument("--rate", type=float, default=50.0, help="calls a second of `saccade bench` (50)")
     parser.add_argument("--pre-stop", type=float, default=2.0, help="seconds from the decision to SIGTERM (2)")
     parser.add_argument("--told", type=float, default=1.0, help="seconds until the balancer knows of it (1)")
     parser.add_argument("--drain-delay", type=float, default=1.0, help="the replicas' --drain-delay (1)")
