@@ -3,14 +3,12 @@
 from collections.abc import Iterator
 from typing import Any
 
-_JOB = 'job=~"$job"'
-_IN = f'{_JOB}, model=~"$model"'
+from panels import JOB, Panel, panel, placed, variables
+from rules import OBJECTIVE, P99_SECONDS
+
+_IN = f'{JOB}, model=~"$model"'
 _STAGE = "{{model}} {{stage}}"
 _RATE = "[$__rate_interval]"
-_SOURCE = {"type": "prometheus", "uid": "$datasource"}
-
-Queries = dict[str, str]
-"""PromQL by the legend of its series."""
 
 
 def dashboard() -> dict[str, Any]:
@@ -23,16 +21,16 @@ def dashboard() -> dict[str, Any]:
         "editable": True,
         "refresh": "30s",
         "time": {"from": "now-1h", "to": "now"},
-        "templating": {"list": _variables()},
-        "panels": list(_placed(_rows())),
+        "templating": {"list": variables()},
+        "panels": list(placed(_rows())),
     }
 
 
 def queries(board: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield each panel's title and one of its queries."""
-    for panel in board["panels"]:
-        for target in panel.get("targets", []):
-            yield panel["title"], target["expr"]
+    for each in board["panels"]:
+        for target in each.get("targets", []):
+            yield each["title"], target["expr"]
 
 
 def _quantile(quantile: float, metric: str, labels: str, where: str = "") -> str:
@@ -54,45 +52,45 @@ def _share(window: str) -> str:
     return f"{by_label} / on (model) group_left sum by (model) (rate(saccade_predictions_total{{{_IN}}}{window}))"
 
 
-def _rows() -> list[tuple[str, list[dict[str, Any]]]]:
+def _rows() -> list[tuple[str, list[Panel]]]:
     bad = 'code!~"OK|CANCELLED"'
     served = f"max by (model, version, provider, precision, verified, sha256) (saccade_model_info{{{_IN}}} == 1)"
     return [
         (
             "Now",
             [
-                _panel(
+                panel(
                     "Calls a second", {"": f"sum(rate(saccade_requests_total{{{_IN}}}{_RATE}))"}, kind="stat", width=4
                 ),
-                _panel(
+                panel(
                     "Calls that fail, 5 minutes",
-                    {"": f"max(saccade:request_errors:ratio_rate5m{{{_JOB}}})"},
+                    {"": f"max(saccade:request_errors:ratio_rate5m{{{JOB}}})"},
                     kind="stat",
                     unit="percentunit",
                     width=4,
+                    most=round(1 - OBJECTIVE, 9),
                 ),
-                _panel(
+                panel(
                     "p99",
                     {"{{model}}": _quantile(0.99, "saccade_request_seconds", "model")},
                     kind="stat",
                     unit="s",
                     width=4,
+                    most=P99_SECONDS,
                 ),
-                _panel("Served versions", {"": served}, kind="table", width=12),
+                panel("Served versions", {"": served}, kind="table", width=12),
             ],
         ),
         (
             "Calls",
             [
-                _panel(
-                    "Rate", {"{{model}} {{method}}": _rate("saccade_requests_total", "model, method")}, unit="reqps"
-                ),
-                _panel(
+                panel("Rate", {"{{model}} {{method}}": _rate("saccade_requests_total", "model, method")}, unit="reqps"),
+                panel(
                     "Errors",
                     {"{{model}} {{code}}": _rate("saccade_requests_total", "model, code", f"{_IN}, {bad}")},
                     unit="reqps",
                 ),
-                _panel(
+                panel(
                     "Refusals by reason",
                     {"{{model}} {{reason}}": _rate("saccade_refused_total", "model, reason")},
                     unit="reqps",
@@ -102,7 +100,7 @@ def _rows() -> list[tuple[str, list[dict[str, Any]]]]:
         (
             "Time",
             [
-                _panel(
+                panel(
                     "Whole call",
                     {
                         f"{{{{model}}}} p{round(100 * q)}": _quantile(q, "saccade_request_seconds", "model")
@@ -111,7 +109,7 @@ def _rows() -> list[tuple[str, list[dict[str, Any]]]]:
                     unit="s",
                 ),
                 *(
-                    _panel(
+                    panel(
                         f"{name}, by stage",
                         {_STAGE: _quantile(q, "saccade_stage_seconds", "model, stage")},
                         unit="s",
@@ -123,19 +121,19 @@ def _rows() -> list[tuple[str, list[dict[str, Any]]]]:
         (
             "Batches",
             [
-                _panel("Pictures a second", {"{{model}}": _rate("saccade_images_total", "model")}),
-                _panel(
+                panel("Pictures a second", {"{{model}}": _rate("saccade_images_total", "model")}),
+                panel(
                     "Pictures a batch",
                     {
                         "{{model}} mean": _mean("saccade_batch_size", "model"),
                         "{{model}} p90": _quantile(0.9, "saccade_batch_size", "model"),
                     },
                 ),
-                _panel(
+                panel(
                     "Queue",
                     {
                         "{{instance}} {{model}} pictures": f"sum by (instance, model) (saccade_queue_depth{{{_IN}}})",
-                        "{{instance}} queue seconds a second": f"saccade:queue_seconds:sum_rate1m{{{_JOB}}}",
+                        "{{instance}} queue seconds a second": f"saccade:queue_seconds:sum_rate1m{{{JOB}}}",
                     },
                 ),
             ],
@@ -143,8 +141,8 @@ def _rows() -> list[tuple[str, list[dict[str, Any]]]]:
         (
             "Answers",
             [
-                _panel("Predictions by label", {"{{model}} {{label}}": _share(_RATE)}, unit="percentunit"),
-                _panel(
+                panel("Predictions by label", {"{{model}} {{label}}": _share(_RATE)}, unit="percentunit"),
+                panel(
                     "Confidence",
                     {
                         "{{model}} mean": _mean("saccade_confidence", "model"),
@@ -153,103 +151,46 @@ def _rows() -> list[tuple[str, list[dict[str, Any]]]]:
                     },
                     unit="percentunit",
                 ),
-                _panel(
+                panel(
                     "Drift: share of predictions that moved to other labels, 30 minutes against a day",
                     {"{{model}}": f"sum by (model) (abs(({_share('[30m]')}) - ({_share('[1d]')}))) / 2"},
                     unit="percentunit",
                 ),
             ],
         ),
-        (
-            "Health",
-            [
-                _panel(
-                    "Models that are served, by replica",
-                    {"{{instance}} {{model}}": f"saccade_model_ready{{{_IN}}}"},
-                ),
-                _panel(
-                    "Self-tests that failed, answers that are not finite",
-                    {
-                        "{{instance}} {{model}} {{version}} not loaded": f"saccade_model_load_failures_total{{{_IN}}}",
-                        "{{instance}} {{model}} {{version}} not finite": f"saccade_model_faults_total{{{_IN}}}",
-                    },
-                ),
-                _panel(
-                    "CPU and memory",
-                    {
-                        "{{instance}} cores": f"rate(process_cpu_seconds_total{{{_JOB}}}{_RATE})",
-                        "{{instance}} GiB": f"process_resident_memory_bytes{{{_JOB}}} / 2^30",
-                    },
-                ),
-            ],
-        ),
+        ("Health", _health()),
     ]
 
 
-def _panel(
-    title: str, targets: Queries, *, kind: str = "timeseries", unit: str = "short", width: int = 8
-) -> dict[str, Any]:
-    table = kind == "table"
-    return {
-        "title": title,
-        "type": kind,
-        "datasource": _SOURCE,
-        "gridPos": {"w": width, "h": 5 if kind in {"stat", "table"} else 8},
-        "fieldConfig": {"defaults": {"unit": unit, "min": 0}, "overrides": []},
-        "options": {},
-        "targets": [
-            {
-                "refId": chr(ord("A") + number),
-                "datasource": _SOURCE,
-                "expr": expr,
-                "legendFormat": legend or "__auto",
-                **({"format": "table", "instant": True} if table else {}),
-            }
-            for number, (legend, expr) in enumerate(targets.items())
-        ],
-        **(
-            {"transformations": [{"id": "organize", "options": {"excludeByName": {"Time": True, "Value": True}}}]}
-            if table
-            else {}
+def _health() -> list[Panel]:
+    return [
+        panel(
+            "Models that are served, by replica", {"{{instance}} {{model}}": f"saccade_model_ready{{{_IN}}}"}, width=6
         ),
-    }
-
-
-def _placed(rows: list[tuple[str, list[dict[str, Any]]]]) -> Iterator[dict[str, Any]]:
-    """Yield the panels with their numbers and places on a grid 24 wide."""
-    number = top = 0
-    for title, panels in rows:
-        number += 1
-        yield {
-            "id": number,
-            "type": "row",
-            "title": title,
-            "collapsed": False,
-            "gridPos": {"x": 0, "y": top, "w": 24, "h": 1},
-            "panels": [],
-        }
-        top, left = top + 1, 0
-        for panel in panels:
-            number += 1
-            yield {"id": number, **panel, "gridPos": {**panel["gridPos"], "x": left, "y": top}}
-            left += panel["gridPos"]["w"]
-        top += panels[0]["gridPos"]["h"]
-
-
-def _variables() -> list[dict[str, Any]]:
-    source = {"name": "datasource", "label": "Prometheus", "type": "datasource", "query": "prometheus"}
-    return [source, _variable("job", "saccade_model_ready"), _variable("model", f"saccade_model_ready{{{_JOB}}}")]
-
-
-def _variable(label: str, series: str) -> dict[str, Any]:
-    return {
-        "name": label,
-        "type": "query",
-        "datasource": _SOURCE,
-        "query": {"query": f"label_values({series}, {label})", "refId": label},
-        "refresh": 2,
-        "includeAll": True,
-        "multi": True,
-        "allValue": ".*",
-        "current": {"text": ["All"], "value": ["$__all"]},
-    }
+        panel(
+            "Versions that failed, answers that are not finite",
+            {
+                "{{instance}} {{model}} {{version}} not loaded": f"saccade_model_load_failures_total{{{_IN}}}",
+                "{{instance}} {{model}} {{version}} not finite": f"saccade_model_faults_total{{{_IN}}}",
+            },
+            width=6,
+        ),
+        panel(
+            "Workers that take calls, and were replaced",
+            {
+                "{{instance}} take calls": f"saccade_workers{{{JOB}}}",
+                "{{instance}} replaced": f"saccade_worker_restarts_total{{{JOB}}}",
+            },
+            width=6,
+            about="Of servers with --workers; empty without.",
+        ),
+        panel(
+            "CPU and memory",
+            {
+                "{{instance}} cores": f"rate(process_cpu_seconds_total{{{JOB}}}{_RATE})",
+                "{{instance}} memory": f"process_resident_memory_bytes{{{JOB}}}",
+            },
+            width=6,
+            right="bytes",
+        ),
+    ]

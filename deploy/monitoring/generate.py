@@ -11,6 +11,7 @@ import argparse
 import json
 import re
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import yaml
 from dashboard import dashboard, queries
 from rules import groups
 
-from service.metrics import Metrics
+from service.metrics import Merged, Metrics
 
 HERE = Path(__file__).parent
 DEPLOY = HERE.parent
@@ -40,13 +41,14 @@ _BY = re.compile(r"\bby \(([^)]*)\)")
 def declared() -> dict[str, set[str]]:
     """Return the labels of every series that service/metrics.py declares, by the name that a query uses."""
     found: dict[str, set[str]] = {}
-    registry = Metrics().registry
-    # The library tells the labels of a metric without samples only here.
-    for collector in list(registry._collector_to_names):
-        for family in collector.describe() if hasattr(collector, "describe") else ():
-            labels = set(getattr(collector, "_labelnames", ()))
-            suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}.get(family.type, [""])
-            found |= {f"{family.name}{suffix}": labels for suffix in suffixes}
+    with tempfile.TemporaryDirectory() as folder:
+        merged = Merged(Path(folder), flush=lambda: None, processes=list, listening=lambda: 0)
+        # The library tells the labels of a metric without samples only here.
+        for collector in [*Metrics().registry._collector_to_names, *merged.registry._collector_to_names]:
+            for family in collector.describe() if hasattr(collector, "describe") else ():
+                labels = set(getattr(collector, "_labelnames", ()))
+                suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}.get(family.type, [""])
+                found |= {f"{family.name}{suffix}": labels for suffix in suffixes}
     return {name: labels for name, labels in found.items() if name.startswith(PREFIX)}
 
 

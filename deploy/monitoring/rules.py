@@ -29,6 +29,7 @@ def groups() -> list[dict[str, Any]]:
         {"name": "saccade.objective", "rules": [_burn(*burn) for burn in _BURNS]},
         {"name": "saccade.service", "rules": _service()},
         {"name": "saccade.models", "rules": _models()},
+        {"name": "saccade.workers", "rules": _workers()},
     ]
 
 
@@ -138,6 +139,29 @@ def _models() -> list[dict[str, Any]]:
             "warning",
             "A model gives values that are not finite",
             "{{ $labels.model }} version {{ $labels.version }} gave NaN or infinite values.",
+        ),
+    ]
+
+
+def _workers() -> list[dict[str, Any]]:
+    """Of servers with `--workers`; the others have no such metrics."""
+    return [
+        _alert(
+            "SaccadeWorkerEnded",
+            "increase(saccade_worker_restarts_total[15m]) > 0",
+            "warning",
+            "A worker ended unasked and was replaced",
+            "{{ $value | humanize }} workers of {{ $labels.instance }} ended within 15m: killed for memory, or a crash "
+            "of the runtime. A line `worker ended` of the log says how.",
+        ),
+        _alert(
+            "SaccadeWorkersMissing",
+            "saccade_workers < max_over_time(saccade_workers[1h])",
+            "warning",
+            "A replica takes calls with fewer workers than it had",
+            "{{ $value | humanize }} workers of {{ $labels.instance }} take calls, fewer than an hour ago: the others "
+            "do not get ready again. The log says why.",
+            wait="5m",
         ),
     ]
 

@@ -2,10 +2,14 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from tests.deploy.objects import DEPLOY, tool
 
@@ -77,15 +81,59 @@ def test_alerts_fire_when_they_should() -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=110,
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_panels_have_numbers_of_their_own() -> None:
-    """Each panel of the dashboard has an id and a place of its own, inside the grid of 24 columns."""
-    panels = json.loads((DEPLOY / "monitoring/dashboard.json").read_text())["panels"]
-    assert len({panel["id"] for panel in panels}) == len(panels)
-    places = {(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels}
-    assert len(places) == len(panels)
-    assert all(panel["gridPos"]["x"] + panel["gridPos"]["w"] <= 24 for panel in panels)
+def test_a_renamed_metric_of_the_workers_is_noticed(tmp_path: Path) -> None:
+    """What only a supervisor counts is checked as well."""
+    done = check(copy(tmp_path, old='"saccade_worker_restarts"', new='"saccade_worker_returns"'))
+    assert done.returncode == 1
+    assert "names saccade_worker_restarts_total" in done.stderr
+    assert "saccade_worker_returns_total is on no panel" in done.stderr
+
+
+PANELS = json.loads((DEPLOY / "monitoring/dashboard.json").read_text())["panels"]
+UNITS = {"short", "s", "reqps", "percentunit", "bytes"}
+"""Grafana's names of those that are used; it shows the numbers bare under a name that it does not know."""
+
+
+def test_panels_do_not_overlap() -> None:
+    """Each panel has a number of its own, and no cell of the grid of 24 columns belongs to two."""
+    assert len({panel["id"] for panel in PANELS}) == len(PANELS)
+    taken: dict[tuple[int, int], str] = {}
+    for panel in PANELS:
+        place = panel["gridPos"]
+        assert place["x"] + place["w"] <= 24
+        for x in range(place["x"], place["x"] + place["w"]):
+            for y in range(place["y"], place["y"] + place["h"]):
+                other = taken.setdefault((x, y), panel["title"])
+                assert other == panel["title"], f"{other} and {panel['title']} overlap"
+
+
+def test_rows_are_full() -> None:
+    """The panels of a row are of one height and fill its 24 columns: no hole is left."""
+    rows: dict[int, list[dict[str, int]]] = {}
+    for panel in PANELS:
+        rows.setdefault(panel["gridPos"]["y"], []).append(panel["gridPos"])
+    for places in rows.values():
+        assert sum(place["w"] for place in places) == 24
+        assert len({place["h"] for place in places}) == 1
+
+
+@pytest.mark.parametrize(
+    "panel", [panel for panel in PANELS if panel["type"] != "row"], ids=lambda panel: panel["title"]
+)
+def test_a_panel_can_be_read(panel: dict[str, Any]) -> None:
+    """A panel has a unit that Grafana knows, and where it shows several series their names differ."""
+    overrides = [each["value"] for entry in panel["fieldConfig"]["overrides"] for each in entry["properties"]]
+    assert panel["fieldConfig"]["defaults"]["unit"] in UNITS
+    assert set(overrides) <= UNITS | {"right"}
+    legends = [target["legendFormat"] for target in panel["targets"]]
+    assert len(set(legends)) == len(legends)
+    for target in panel["targets"]:
+        grouped = re.match(r"(?:sum|max) by \(([^)]*)\)", target["expr"])
+        named = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
+        if grouped and panel["type"] != "table":
+            assert named == set(re.split(r", ", grouped[1])), target
