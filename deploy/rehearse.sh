@@ -6,6 +6,7 @@ cd "$(dirname "$0")/.."
 for program in haproxy openssl; do
   PATH="$PATH:/usr/sbin" command -v "$program" >/dev/null || { echo "$program is not installed" >&2; exit 2; }
 done
+export GRPC_VERBOSITY=${GRPC_VERBOSITY:-NONE} # or gRPC tells of each connection that a replica closes
 python=${PYTHON:-.venv/bin/python}
 [ -x "$python" ] || python=python3
 exec "$python" deploy/rehearsal/rehearse.py "$@"

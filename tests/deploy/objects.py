@@ -31,7 +31,7 @@ def build(folder: Path) -> list[dict[str, Any]]:
         AssertionError: it cannot be built; the text is kubectl's.
     """
     done = subprocess.run(
-        [tool("kubectl"), "kustomize", str(folder)], capture_output=True, text=True, check=False, timeout=60
+        [tool("kubectl"), "kustomize", str(folder)], capture_output=True, text=True, check=False, timeout=110
     )
     assert done.returncode == 0, done.stderr
     return [entry for entry in yaml.safe_load_all(done.stdout) if entry]

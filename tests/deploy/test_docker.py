@@ -13,9 +13,12 @@ import pytest
 import yaml
 
 from service.client import Client
+from service.config import Settings
+from tests.certificates import Authority
 from tests.deploy.dockerfile import Stage, chain, stages
 from tests.deploy.objects import DEPLOY, container, overlay, pod, tool
-from tests.processes import ServerProcess
+from tests.deploy.test_kubernetes import REFUSE_SECONDS
+from tests.processes import ServerProcess, run
 
 ROOT = DEPLOY.parent
 DOCKER = DEPLOY / "docker"
@@ -117,12 +120,58 @@ def test_compose_finds_its_files() -> None:
             assert source in compose["volumes"] or (DOCKER / source).is_file(), source
 
 
-def test_prometheus_takes_the_configuration_of_compose(tmp_path: Path) -> None:
+def test_compose_gives_the_server_time_to_leave() -> None:
+    """What the server needs to leave, by its defaults, is less than compose gives it."""
+    given = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]["saccade"]["stop_grace_period"]
+    settings = Settings()
+    assert float(given.removesuffix("s")) > settings.drain_delay + REFUSE_SECONDS + settings.grace
+
+
+def test_compose_mounts_what_is_read() -> None:
+    """Prometheus' configuration, its rules, and Grafana's dashboard lie where they are looked for."""
+    services = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]
+    at = {volume.split(":")[1] for service in services.values() for volume in service.get("volumes", [])}
+    configuration = Path(services["prometheus"]["command"][0].removeprefix("--config.file="))
+    assert str(configuration) in at
+    rules = yaml.safe_load((DOCKER / "prometheus.yaml").read_text())["rule_files"]
+    assert {str(configuration.parent / name) for name in rules} <= at
+    home = services["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    (provider,) = yaml.safe_load((DOCKER / "grafana/dashboards.yaml").read_text())["providers"]
+    assert home in at
+    assert str(Path(home).parent) == provider["options"]["path"]
+    (source,) = yaml.safe_load((DOCKER / "grafana/datasources.yaml").read_text())["datasources"]
+    assert source["url"] == "http://prometheus:9090"
+
+
+def test_health_under_tls(repository: Path, tmp_path: Path) -> None:
+    """The check of compose.tls.yaml works with its settings, under mTLS with a certificate; the image's own fails."""
+    saccade = yaml.safe_load((DOCKER / "compose.tls.yaml").read_text())["services"]["saccade"]
+    authority = Authority(tmp_path, "ca")
+    authority.sign("tls", "localhost", "saccade")
+    authority.file.rename(tmp_path / "ca.crt")
+    settings = {key: value.replace("/tls/", f"{tmp_path}/") for key, value in saccade["environment"].items()}
+    word, command, *check = (text.replace("=/tls/", f"={tmp_path}/") for text in saccade["healthcheck"]["test"])
+    assert (word, command) == ("CMD", "saccade")
+    own = [f"--tls-certificate={tmp_path / 'tls.crt'}", f"--tls-key={tmp_path / 'tls.key'}"]
+    flags = [f"--{key.removeprefix('SACCADE_').lower().replace('_', '-')}={value}" for key, value in settings.items()]
+    with ServerProcess(repository, *flags) as server:
+        address = f"--address=localhost:{server.grpc_port}"
+        assert run("probe", address).returncode == 1
+        assert run(*check, address, "--timeout=30").returncode == 0
+    with ServerProcess(repository, *flags, f"--tls-client-ca={tmp_path / 'ca.crt'}") as server:
+        address = f"--address=localhost:{server.grpc_port}"
+        assert run(*check, address).returncode == 1
+        assert run(*check, address, "--timeout=30", *own).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["prometheus.yaml", "prometheus.tls.yaml"])
+def test_prometheus_takes_the_configuration_of_compose(name: str, tmp_path: Path) -> None:
     """Promtool finds nothing wrong with what compose.yaml gives to Prometheus."""
-    shutil.copy(DOCKER / "prometheus.yaml", tmp_path)
+    shutil.copy(DOCKER / name, tmp_path)
     shutil.copy(DEPLOY / "monitoring/rules.yaml", tmp_path)
+    Authority(tmp_path, "ca").file.rename(tmp_path / "ca.crt")
     done = subprocess.run(
-        [tool("promtool"), "check", "config", str(tmp_path / "prometheus.yaml")],
+        [tool("promtool"), "check", "config", str(tmp_path / name)],
         capture_output=True,
         text=True,
         check=False,
