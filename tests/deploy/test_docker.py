@@ -12,13 +12,16 @@ from pathlib import Path
 import pytest
 import yaml
 
+from service import probe
 from service.client import Client
-from service.config import Settings
+from service.config import Settings, variable
 from tests.certificates import Authority
+from tests.conftest import StartServer
 from tests.deploy.dockerfile import Stage, chain, stages
 from tests.deploy.objects import DEPLOY, container, overlay, pod, tool
 from tests.deploy.test_kubernetes import REFUSE_SECONDS
-from tests.processes import ServerProcess, run
+from tests.fakes import WAIT
+from tests.processes import ServerProcess
 
 ROOT = DEPLOY.parent
 DOCKER = DEPLOY / "docker"
@@ -143,25 +146,23 @@ def test_compose_mounts_what_is_read() -> None:
     assert source["url"] == "http://prometheus:9090"
 
 
-def test_health_under_tls(repository: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mutual", [False, True])
+def test_health_under_tls(start_server: StartServer, repository: Path, tmp_path: Path, *, mutual: bool) -> None:
     """The check of compose.tls.yaml works with its settings, under mTLS with a certificate; the image's own fails."""
     saccade = yaml.safe_load((DOCKER / "compose.tls.yaml").read_text())["services"]["saccade"]
     authority = Authority(tmp_path, "ca")
     authority.sign("tls", "localhost", "saccade")
-    authority.file.rename(tmp_path / "ca.crt")
-    settings = {key: value.replace("/tls/", f"{tmp_path}/") for key, value in saccade["environment"].items()}
+    ca = authority.file.rename(tmp_path / "ca.crt")
     word, command, *check = (text.replace("=/tls/", f"={tmp_path}/") for text in saccade["healthcheck"]["test"])
-    assert (word, command) == ("CMD", "saccade")
-    own = [f"--tls-certificate={tmp_path / 'tls.crt'}", f"--tls-key={tmp_path / 'tls.key'}"]
-    flags = [f"--{key.removeprefix('SACCADE_').lower().replace('_', '-')}={value}" for key, value in settings.items()]
-    with ServerProcess(repository, *flags) as server:
-        address = f"--address=localhost:{server.grpc_port}"
-        assert run("probe", address).returncode == 1
-        assert run(*check, address, "--timeout=30").returncode == 0
-    with ServerProcess(repository, *flags, f"--tls-client-ca={tmp_path / 'ca.crt'}") as server:
-        address = f"--address=localhost:{server.grpc_port}"
-        assert run(*check, address).returncode == 1
-        assert run(*check, address, "--timeout=30", *own).returncode == 0
+    assert (word, command, check.pop(0)) == ("CMD", "saccade", "probe")
+    own = [f"--tls-certificate={tmp_path / 'tls.crt'}", f"--tls-key={tmp_path / 'tls.key'}"] if mutual else []
+    known = {variable(field): field for field in Settings.model_fields}
+    given = {known[key]: tmp_path / Path(value).name for key, value in saccade["environment"].items()}
+    server = start_server(repository, **given, tls_client_ca=ca if mutual else None)
+    where = [f"--address=localhost:{server.grpc_port}", f"--timeout={WAIT}"]
+    assert probe.main([*where, *check, *own]) == 0
+    assert probe.main(where) == 1
+    assert not mutual or probe.main([*where, *check]) == 1
 
 
 @pytest.mark.parametrize("name", ["prometheus.yaml", "prometheus.tls.yaml"])

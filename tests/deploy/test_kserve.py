@@ -4,16 +4,22 @@ The schemas of Kubernetes do not know KServe's kinds. So their own fields are co
 models in its Python package), and the pod that KServe makes of the two objects is put together here and validated.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
 import pytest
 
+from service import probe
 from service.config import Settings, variable
+from service.connection import Connection
+from service.load import targets
+from service.rpc.pb.inference import service_pb2
+from tests.conftest import Channel, StartServer
 from tests.deploy.objects import DEPLOY, build, one
 from tests.deploy.test_kubernetes import REFUSE_SECONDS, VERSIONS
-from tests.processes import ServerProcess, run
+from tests.fakes import WAIT
 
 RUNTIME_FIELDS = {
     *("affinity", "annotations", "builtInAdapter", "containers", "disabled", "grpcDataEndpoint", "grpcEndpoint"),
@@ -26,6 +32,7 @@ PREDICTOR_FIELDS = {
     *("storageUris", "timeout", "workerSpec"),
 }
 MODEL_FIELDS = {"modelFormat", "protocolVersion", "runtime", "runtimeVersion", "storage", "storageUri"}
+PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 MOUNTED_AT = "/mnt/models"
 """Where KServe puts what storageUri names."""
 
@@ -86,7 +93,7 @@ def test_the_port_is_known_as_grpc(runtime: dict[str, Any]) -> None:
     assert container["name"] == "kserve-container"
     (port,) = container["ports"]
     assert port == {"name": "h2c", "containerPort": Settings.model_fields["grpc_port"].default, "protocol": "TCP"}
-    assert {container[probe]["grpc"]["port"] for probe in ("startupProbe", "readinessProbe", "livenessProbe")} == {8001}
+    assert {container[kind]["grpc"]["port"] for kind in PROBES} == {port["containerPort"]}
     assert runtime["annotations"]["prometheus.kserve.io/port"] == str(Settings.model_fields["metrics_port"].default)
 
 
@@ -112,16 +119,16 @@ def test_a_pod_has_time_to_leave(runtime: dict[str, Any], service: dict[str, Any
     assert security["capabilities"] == {"drop": ["ALL"]}
 
 
-def test_what_kserve_copies_is_served(runtime: dict[str, Any], repository: Path) -> None:
+def test_what_kserve_copies_is_served(
+    runtime: dict[str, Any], start_server: StartServer, repository: Path, channel: Channel
+) -> None:
     """A model repository below the mounted folder answers KServe's protocol; probes ask for services that there are."""
     (container,) = runtime["containers"]
-    asked = {
-        container[probe]["grpc"].get("service", "") for probe in ("startupProbe", "readinessProbe", "livenessProbe")
-    }
-    with ServerProcess(repository) as server:
-        for name in asked:
-            assert run("probe", "--address", server.address, "--service", name).returncode == 0
-        benched = run(
-            "bench", f"oip://{server.address}", "--concurrency", "1", "--duration", "0.5", "--metrics-url", "off"
-        )
-    assert benched.returncode == 0, benched.stderr
+    server = start_server(repository)
+    where = f"127.0.0.1:{server.grpc_port}"
+    for name in {container[kind]["grpc"].get("service", "") for kind in PROBES}:
+        assert probe.main([f"--address={where}", f"--timeout={WAIT}", "--service", name]) == 0
+    prepared = targets.prepare("oip", Connection((where,)), targets.Ask())
+    infer: Callable[..., bytes] = channel(server).unary_unary(prepared.method)
+    answer = infer(prepared.requests[0], timeout=WAIT)
+    assert service_pb2.ModelInferResponse.FromString(answer).outputs
