@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from export.cli_train import run_training, train
+from export.cli_train import train
 from export.extra import need_extra
 from service.errors import SetupError
 from service.providers import ProviderChoice
@@ -15,9 +15,8 @@ from service.providers import ProviderChoice
 if TYPE_CHECKING:
     from export.precision import Wanted
     from export.published import Published
-    from export.verify import Parity
 
-__all__ = ["demo", "export", "run_export", "run_training", "summary", "train"]
+__all__ = ["demo", "export", "train"]
 
 Repository = Annotated[Path, typer.Option(help="Model repository; it is made if it is not there.")]
 DataFolder = Annotated[Path | None, typer.Option(help="Folder of the data, where the recipe's data are files.")]
@@ -127,7 +126,9 @@ def export(
         raise typer.BadParameter("--labels and --preset go with --weights or an ONNX file; a run knows its own")
     else:
         need_extra()
-        version, parity = run_export(_run_folder(source), repository, name, data_folder, explain=explain)
+        from export.release import release, summary
+
+        version, parity = release(_run_folder(source), repository, name, data_folder, explain=explain)
         summed_up = summary(parity)
     typer.echo(f"{version}: {summed_up}; next: saccade serve --repository {repository}")
 
@@ -149,36 +150,6 @@ def demo(
     show(repository, run)
 
 
-def run_export(
-    run: Path, repository: Path, name: str, data_folder: Path | None, *, explain: bool = False
-) -> tuple[Path, "Parity"]:
-    """Export, verify, self-test and publish; return the version's folder and how close the file is."""
-    import tempfile
-
-    from rich.console import Console
-
-    from export import checkpoint, data, onnx_export, report, verify
-    from export.publish import publish
-
-    trained = checkpoint.load(run)
-    recipe = trained.recipe
-    spec = trained.spec if recipe.data == "folder" else None
-    # Training told of bad pictures, or there were none: without them the split is the same again.
-    pictures = data.load(recipe.data, data_folder, seed=recipe.seed, spec=spec, skip_bad=True)
-    with Console(stderr=True).status("exporting") as status, tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        onnx_export.export_graph(trained, path)
-        status.update("verifying")
-        parity = verify.verify(trained, path, pictures.validation)
-        found = report.summary(pictures.name, "validation", pictures.validation.labels, parity.answers)
-        onnx_export.write_manifest(
-            path, onnx_export.make_manifest(trained, pictures, accuracy=parity.accuracy, evaluation=found)
-        )
-        verify.check_loads(path)
-        status.update("publishing")
-        return publish(path, repository, name or trained.recipe.name, _beside(path, explain=explain)), parity
-
-
 def _export_reduced(
     source: str, wanted: "Wanted", repository: Path, name: str, *, data: str, data_folder: Path | None
 ) -> None:
@@ -192,16 +163,6 @@ def _export_reduced(
         typer.echo(f"warning: {warning}", err=True)
     typer.echo(cli_precision.summary(made))
     typer.echo(f"{version}: {wanted.precision}, {made.setting}; next: saccade serve --repository {repository}")
-
-
-def _beside(path: Path, *, explain: bool) -> dict[str, Path]:
-    """Return what is published beside a file, made next to it."""
-    from export import explain_graph, plan
-
-    beside = {plan.FILE: path.with_name(plan.FILE)} if explain else {}
-    for target in beside.values():
-        explain_graph.write(path, target)
-    return beside
 
 
 def _export_file(
@@ -231,6 +192,7 @@ def _export_published(
 
     from export import published
     from export.publish import publish
+    from export.release import beside
 
     with Console(stderr=True).status("loading") as status, tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
@@ -238,7 +200,7 @@ def _export_published(
         written = published.write(network, path, status.update)
         status.update("publishing")
         name = name or network.architecture.partition(":")[0]
-        version = publish(path, repository, name, _beside(path, explain=explain))
+        version = publish(path, repository, name, beside(path, explain=explain))
     for note in written.notes:
         typer.echo(f"note: {note}", err=True)
     apart = f"parity {written.difference.probabilities:.1e} on probabilities, {written.difference.logits:.1e} on logits"
@@ -259,12 +221,4 @@ def _run_folder(source: str) -> Path:
     raise typer.BadParameter(
         f"{source} is an architecture: give published weights of it by --weights, --labels and --preset, "
         f"or the folder of a run that trained it"
-    )
-
-
-def summary(parity: "Parity") -> str:
-    """Return in one line how close a file is to the trained network."""
-    return (
-        f"parity {parity.probabilities:.1e} on probabilities, {parity.logits:.1e} on logits, "
-        f"accuracy {parity.accuracy:.2%} through the serving path"
     )

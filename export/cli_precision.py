@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from export import checkpoint, measure, model_file, publish
 from export.cli_evaluate import progress
 from export.precision import REPORT, Named, Wanted, reduce
+from export.release import release
 from service.manifest import Verdict, read_manifest
 
 if TYPE_CHECKING:
@@ -51,9 +52,7 @@ def run(
 def _float_file(source: str, folder: Path, repository: Path, data_folder: Path | None) -> tuple[Path, str]:
     """Return the fp32 file and its model's name; of a run it is exported and verified first."""
     if (Path(source) / checkpoint.FILE).is_file():
-        from export.cli import run_export
-
-        version, _ = run_export(Path(source), folder / "float", "", data_folder)
+        version, _ = release(Path(source), folder / "float", data_folder=data_folder)
         return version / publish.FILE, version.parent.name
     here = not Path(source).exists() and (repository / source).is_dir()
     found = model_file.find(source, repository if here else None)

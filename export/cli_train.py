@@ -34,6 +34,15 @@ def train(
         list[str] | None, typer.Option("--set", help="Any field of the recipe; repeatable.", metavar="FIELD=VALUE")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on after the run's last whole epoch.")] = False,
+    repository: Annotated[
+        Path | None, typer.Option(help="Then export the network, verify it, and publish it to this model repository.")
+    ] = None,
+    name: Annotated[
+        str, typer.Option(help="With --repository: name of the model. [default: the recipe's]", show_default=False)
+    ] = "",
+    serve: Annotated[
+        bool, typer.Option("--serve", help="With --repository: then serve it; settings are SACCADE_* variables.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result for a program to read.")] = False,
 ) -> None:
     """Train a network by a recipe. Without a recipe, list them.
@@ -52,6 +61,10 @@ def train(
 
         saccade train resnet20-cifar10 --resume
 
+        saccade train pictures-small --data-folder photos.zip --repository models --name photos --serve
+
+        saccade train pictures --data-folder photos.zip --start resnet18.pth --freeze conv1,layer1
+
         saccade train resnet20-cifar10 --set data=folder --data-folder photos.zip --start runs/resnet20-cifar10
         --freeze stem,stages.0 --set body_rate=0.1
 
@@ -63,6 +76,7 @@ def train(
     if not recipe:
         _list(as_json)
         return
+    _check_ways_on(repository, name, serve=serve)
     named = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "start": start, "freeze": freeze}
     given = [f"{name}={value}" for name, value in named.items() if value is not None and value != ""]
     chosen = settings.change(recipes.find(recipe), [*given, *(fields or [])])
@@ -74,8 +88,37 @@ def train(
         return
     if as_json:
         typer.echo(json.dumps({"run": str(run), "accuracy": trained.accuracy, "recipe": chosen.fields()}))
-        return
-    typer.echo(f"{run}: {trained.accuracy:.2%} of the validation split; next: saccade export {run} --repository models")
+    elif repository is None:
+        typer.echo(
+            f"{run}: {trained.accuracy:.2%} of the validation split; next: saccade export {run} --repository models"
+        )
+    if repository is not None:
+        _publish(run, repository, name, folder, quiet=as_json)
+    if serve:
+        _serve(repository)
+
+
+def _check_ways_on(repository: Path | None, name: str, *, serve: bool) -> None:
+    """Refuse before the training what would not work after it."""
+    if repository is None and (name or serve):
+        raise typer.BadParameter("--name and --serve go with --repository FOLDER")
+    if serve and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise typer.BadParameter("--serve is for one process: under torchrun, serve when it has ended")
+
+
+def _publish(run: Path, repository: Path, name: str, data_folder: Path | None, *, quiet: bool) -> None:
+    from export.release import release, summary
+
+    version, parity = release(run, repository, name, data_folder)
+    if not quiet:
+        typer.echo(f"{version}: {summary(parity)}; next: saccade serve --repository {repository}")
+
+
+def _serve(repository: Path | None) -> None:
+    """Become `saccade serve`: what training holds in memory is given back."""
+    sys.stdout.flush()
+    command = [sys.executable, "-m", "service.cli", "serve", "--repository", str(repository)]
+    os.execv(sys.executable, command)  # noqa: S606 - our own command
 
 
 def run_training(
@@ -144,8 +187,9 @@ def _list(as_json: bool) -> None:  # noqa: FBT001 - passed on from the option
     table = Table("recipe", "network", "data", "epochs", "accuracy", "measured")
     for recipe in RECIPES.values():
         told = recipe.measured or "by others, on the official test split"
-        table.add_row(
-            recipe.name, recipe.architecture, recipe.data, str(recipe.epochs), f"{recipe.expected_accuracy:.2%}", told
-        )
+        expected = f"{recipe.expected_accuracy:.2%}"
+        if recipe.expected_accuracy == 0:
+            expected, told = "", "depends on the pictures"
+        table.add_row(recipe.name, recipe.architecture, recipe.data, str(recipe.epochs), expected, told)
     # A log or a pipe has no width: rich would cut the words at 80 characters.
     Console(width=None if sys.stdout.isatty() else 160).print(table)

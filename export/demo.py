@@ -19,8 +19,9 @@ from rich.progress import track
 from rich.table import Table
 
 from export import data, recipes
-from export.cli import run_export, run_training, summary
+from export.cli_train import run_training
 from export.onnx_export import encode
+from export.release import release, summary
 from service.client import Answer, Client
 from service.errors import SetupError
 
@@ -44,7 +45,7 @@ def show(repository: Path, run: Path) -> None:
     console.rule("1. Train LeNet-5 on scikit-learn's 1,797 handwritten digits")
     run_training(recipe, run, None)
     console.rule("2. Export to ONNX, verify against the trained network, publish")
-    version, parity = run_export(run, repository, RECIPE, None)
+    version, parity = release(run, repository, RECIPE)
     console.print(f"published {version}: {summary(parity)}")
     console.rule("3. Serve it, and classify digits that training never saw")
     test = data.load(recipe.data, seed=recipe.seed).test

@@ -25,7 +25,10 @@ def run(*arguments: str, cwd: Path | None = None, seconds: float = 60) -> subpro
 
 
 class ServerProcess:
-    """`saccade serve` on free ports, of a repository or of the bundled models; its log lines are kept as objects."""
+    """`saccade serve` on free ports, of a repository or of the bundled models; its log lines are kept as objects.
+
+    `command` is another command that ends as a server; `seconds` are what it may take until it is READY.
+    """
 
     def __init__(
         self,
@@ -34,27 +37,22 @@ class ServerProcess:
         cwd: Path | None = None,
         python: Path | None = None,
         module: str = SACCADE[-1],
+        command: Sequence[str] = (),
+        seconds: float = LOADED,
     ) -> None:
-        command = [
-            str(python or SACCADE[0]),
-            *SACCADE[1:-1],
-            module,
-            "serve",
-            "--host",
-            "127.0.0.1",
-            "--log-format",
-            "json",
-        ]
-        command += ["--repository", str(repository)] if repository else []
-        command += ["--grpc-port", "0", "--metrics-port", "0", "--drain-delay", "0", *flags]
+        words = [*command] or ["serve", "--host", "127.0.0.1", "--log-format", "json"]
+        if not command:
+            words += ["--repository", str(repository)] if repository else []
+            words += ["--grpc-port", "0", "--metrics-port", "0", "--drain-delay", "0"]
         self.started = time.monotonic()
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=cwd)
+        arguments = [str(python or SACCADE[0]), *SACCADE[1:-1], module, *words, *flags]
+        self.process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, cwd=cwd)
         self.lines: list[dict[str, Any]] = []
         self._events: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
         try:
-            ready = self.wait_for("ready")
+            ready = self.wait_for("ready", seconds)
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -79,10 +77,10 @@ class ServerProcess:
         """Where its gRPC listens."""
         return f"127.0.0.1:{self.grpc_port}"
 
-    def wait_for(self, event: str) -> dict[str, Any]:
+    def wait_for(self, event: str, seconds: float = LOADED) -> dict[str, Any]:
         """Return the log line of the next such event."""
         while True:
-            entry = self._events.get(timeout=LOADED)
+            entry = self._events.get(timeout=seconds)
             assert entry is not None, f"the server ended before {event!r}; its log: {self.lines}"
             if entry["event"] == event:
                 return entry

@@ -27,6 +27,24 @@ def test_bundled_model_says_what_it_is() -> None:
     assert len(manifest.golden_samples) >= 4
 
 
+def test_bundled_resnet_says_what_it_is() -> None:
+    """The bundled ResNet-20 has CIFAR-10's classes, golden samples and at least 87 % on its validation split."""
+    manifest = read_manifest(BUNDLED / "resnet20-cifar10/1/model.onnx")
+    assert manifest.labels[:3] == ("airplane", "automobile", "bird")
+    assert manifest.architecture == "resnet20"
+    assert manifest.accuracy is not None
+    assert manifest.accuracy >= 0.87
+    assert len(manifest.golden_samples) >= 4
+
+
+def test_bundled_models_are_all_served(tmp_path: Path) -> None:
+    """Without a repository all bundled models are served, verified, and the LeNet answers who names none."""
+    with ServerProcess(None, cwd=tmp_path) as server:
+        asked = run("models", "--json", "--address", server.address, cwd=tmp_path)
+    rows = json.loads(asked.stdout)
+    assert [(row["name"], row["state"]) for row in rows] == [("lenet5-mnist", "READY"), ("resnet20-cifar10", "READY")]
+
+
 def test_example_pictures_are_current() -> None:
     """The example pictures are those that export/examples.py draws; `make bundled` mends it."""
     for digit, strokes in examples.STROKES.items():

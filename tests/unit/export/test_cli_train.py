@@ -12,6 +12,7 @@ from export.run import load_state
 from export.train import train as train_by
 from service import image
 from service.errors import SaccadeError
+from service.manifest import read_manifest
 from tests.unit.export.conftest import QUICK
 from tests.unit.export.test_folders import picture, write
 from tests.unit.export.test_resume import Killed
@@ -140,3 +141,26 @@ def test_nothing_to_download(saccade: Saccade) -> None:
     """--download for data without a public address is an error that names those with one."""
     with pytest.raises(SaccadeError, match="no public address of 'digits'"):
         saccade(*SHORT, "--download")
+
+
+def test_own_pictures_to_a_published_model(saccade: Saccade, tmp_path: Path) -> None:
+    """One command goes from a folder of pictures to a verified version in a model repository, with its classes."""
+    folder = str(write(tmp_path / "pets", "dc"))
+    words = ("--epochs", "1", "--repository", "models", "--name", "pets")
+    printed = saccade("pictures-small", "--data-folder", folder, *words)
+    assert "models/pets/1: parity" in printed
+    assert "next: saccade serve --repository models" in printed
+    assert read_manifest(tmp_path / "models/pets/1/model.onnx").labels == ("c", "d")
+
+
+@pytest.mark.parametrize("words", [("--serve",), ("--name", "pets")])
+def test_ways_on_want_a_repository(saccade: Saccade, words: tuple[str, ...]) -> None:
+    """Serving or naming what is not published is refused before the training."""
+    assert "go with --repository" in saccade(*SHORT, *words, code=2)
+    assert not Path("runs").exists()
+
+
+def test_one_process_serves(saccade: Saccade, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under torchrun --serve is refused: every process would serve."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "under torchrun" in saccade(*SHORT, "--repository", "models", "--serve", code=2)
