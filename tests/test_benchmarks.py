@@ -2,13 +2,14 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 
 import pytest
 
 from service.load.outcome import Outcome
-from tests.benchmarks.__main__ import GROUPS, chosen
+from tests.benchmarks.__main__ import GROUPS, chosen, measure
 from tests.benchmarks.profile import function, libraries
-from tests.benchmarks.table import Compared, Line, Plan
+from tests.benchmarks.table import Compared, Group, Line, Plan, Step
 
 NAMES = [name for group in GROUPS for name in group.names]
 ISSUE = (
@@ -65,6 +66,22 @@ def test_the_command(row: str) -> None:
     assert "1 rows, about 0 min" in done.stderr
     assert row in done.stdout
     assert "ratio" in done.stdout
+
+
+def test_a_row_that_fails() -> None:
+    """What fails is a line that says why; what was measured before and after it stays."""
+
+    def breaks(_: Sequence[str], __: Plan, step: Step) -> Iterator[Line]:
+        step(0.5)
+        yield Line("first", [])
+        raise ValueError("broken")
+
+    def works(names: Sequence[str], _: Plan, __: Step) -> Iterator[Line]:
+        yield Line(names[0], [])
+
+    groups = [Group(["a"], lambda _: 1.0, breaks), Group(["b"], lambda _: 1.0, works)]
+    lines = measure([(group, list(group.names)) for group in groups], Plan())
+    assert [line.name for line in lines] == ["first", "FAILED a: ValueError: broken", "b"]
 
 
 def test_unknown_rows() -> None:

@@ -30,6 +30,7 @@ GROUPS: Sequence[Group] = [
     *precision.GROUPS,
 ]
 WIDTH = 180
+FAILED = "FAILED"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -56,7 +57,7 @@ def chosen(words: Sequence[str]) -> list[tuple[Group, list[str]]]:
 
 
 def measure(groups: Sequence[tuple[Group, list[str]]], plan: Plan) -> list[Line]:
-    """Measure all of it, with progress on standard error."""
+    """Measure all of it, with progress on standard error; where a group fails a line says why."""
     lines: list[Line] = []
     columns = (
         TextColumn("{task.description}"),
@@ -68,7 +69,10 @@ def measure(groups: Sequence[tuple[Group, list[str]]], plan: Plan) -> list[Line]
         task = progress.add_task("", total=sum(group.seconds(plan) * len(names) for group, names in groups))
         for group, names in groups:
             progress.update(task, description=names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more")
-            lines += group.measure(names, plan, partial(_advance, progress, task, group.seconds(plan)))
+            try:
+                lines += group.measure(names, plan, partial(_advance, progress, task, group.seconds(plan)))
+            except Exception as error:  # noqa: BLE001 - the other rows are worth having
+                lines.append(Line(f"{FAILED} {names[0]}: {type(error).__name__}: {error}", []))
     return lines
 
 
@@ -91,7 +95,9 @@ def main() -> None:
     if not rows:
         sys.exit(f"no row holds one of {given.rows}")
     if not given.list:
-        Console(width=WIDTH).print(table(measure(groups, plan)))
+        lines = measure(groups, plan)
+        Console(width=WIDTH).print(table(lines))
+        sys.exit(any(line.name.startswith(FAILED) for line in lines))
 
 
 if __name__ == "__main__":
