@@ -19,7 +19,7 @@ class Stream:
 
     def __init__(self) -> None:
         self.now = 100.0
-        self.slower = 1.0  # times what batches are said to cost
+        self.times = 1.0  # what batches are said to cost
         self.goes_on = True
         self.looks: list[Callable[[], None]] = []
         self.ran: list[list[int]] = []
@@ -34,7 +34,7 @@ class Stream:
     def _run(self, items: Sequence[int]) -> list[int]:
         self.ran.append(list(items))
         self.threads.append(threading.current_thread())
-        self.now += self.slower * COSTS[min(bucket for bucket in COSTS if bucket >= len(items))]
+        self.now += self.times * COSTS[min(bucket for bucket in COSTS if bucket >= len(items))]
         if self.failing:
             raise self.failing
         return [-item for item in items]
@@ -105,16 +105,14 @@ def test_a_short_batch_is_full(stream: Stream) -> None:
     assert set(stream.threads) == {threading.current_thread()}
 
 
-def test_short_is_what_is_short_now(stream: Stream) -> None:
-    """Batches that take longer than at warm-up are made smaller."""
-    stream.slower = 2.5
+@pytest.mark.parametrize(("times", "largest"), [(0.5, 8), (1.0, 4), (2.5, 4)])
+def test_short_is_what_is_short_now(stream: Stream, times: float, largest: int) -> None:
+    """Batches that take less than at warm-up grow; where all takes longer they stay as large as they were."""
+    stream.times = times
     for _ in range(20):
-        stream.bring(1, 2, 3, 4)
+        stream.bring(*range(8))
         stream.look_all()
-    stream.ran.clear()
-    stream.bring(1, 2, 3, 4)
-    stream.look_all()
-    assert len(stream.ran) > 1
+    assert len(stream.ran[-1]) == largest
 
 
 def test_a_stream_that_ended(stream: Stream) -> None:
