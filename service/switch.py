@@ -151,6 +151,7 @@ class Switch:
             logs.failure("load failed", error, model=name, version=number)
             return self._failed(name, number, files, "it could not be loaded; the log says why")
         self._versions.put(replace(new, state=State.READY, model=model, contents=contents))
+        self._tell(name)  # before the log, so that what it says is so for everybody
         facts = model.facts
         logs.info(
             "model ready",
@@ -161,21 +162,22 @@ class Switch:
             precision=facts.precision,
             verified=facts.verified,
         )
-        self._tell(name)
         if old is not None:
             _drain([old], seconds)
         return True
 
     def _failed(self, name: str, number: int, files: Files, reason: str) -> bool:
-        logs.warning("model failed", model=name, version=number, reason=reason)
-        self._metrics.load_failed(name, number)
+        """Tell why a version is not served as it is on disk; return whether it is served as it was before."""
         old = self._versions.get(name, number)
-        if old is None or old.model is None:
+        still = old is not None and old.model is not None
+        if old is None or not still:
             self._versions.put(Version(name, number, State.FAILED, reason, files=files))
-            return False
-        reason = f"its files changed, and as they are now it failed: {reason}; what was loaded before is served"
-        self._versions.put(replace(old, reason=reason, files=files))
-        return True
+        else:
+            why = f"its files changed, and as they are now it failed: {reason}; what was loaded before is served"
+            self._versions.put(replace(old, reason=why, files=files))
+        self._metrics.load_failed(name, number)
+        logs.warning("model failed", model=name, version=number, reason=reason)
+        return still
 
     def _make_room(self, name: str, number: int, seconds: float) -> None:
         """Let go what a version takes the place of, before it is loaded."""
