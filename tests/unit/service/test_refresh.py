@@ -93,6 +93,17 @@ def test_new_model(disk: Disk) -> None:
     assert repository.expected() == repository.readiness() == {"a": True, "b": True}
 
 
+def test_told_before_it_is_logged(disk: Disk, lines: Lines) -> None:
+    """Who reads in the log that a model is ready finds it so: health is told first."""
+    repository = disk.open()
+    events: list[str] = []
+    lines()
+    repository.on_change(lambda: events.extend(["told", *(line["event"] for line in lines())]))
+    disk.write("b/1/model.onnx")
+    look(repository)
+    assert [*events, *(line["event"] for line in lines())] == ["told", "model ready"]
+
+
 def test_still_the_default(disk: Disk) -> None:
     """What a request that names no model gets is the same when another model comes, and the one left when it goes."""
     repository = disk.open()
