@@ -13,8 +13,18 @@ CHANGES: frozenset[Question] = frozenset(["load", "unload"])
 
 
 @dataclass(frozen=True, slots=True)
+class Ping:
+    """To a worker or a stand-by: are you there?"""
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """From a worker or a stand-by: I am; the answer to each Ping, whatever else is going on."""
+
+
+@dataclass(frozen=True, slots=True)
 class Start:
-    """To a worker, first of all.
+    """To a process that is to be a worker.
 
     Attributes:
         worker: its number, from 0.
@@ -27,6 +37,13 @@ class Start:
     settings: Settings
     unloaded: tuple[str, ...]
     folder: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """From a worker: a version is being loaded, and answers may be late; or it is no more."""
+
+    now: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,8 @@ from collections.abc import Callable
 from typing import Literal, NoReturn
 
 RefusalReason = Literal["queue_full", "pool_full", "deadline", "draining", "credentials", "caller"]
+Ended = Literal["crashed", "hung", "left"]
+"""Why a worker was replaced: it ended by itself, did not answer and was killed for it, or was asked to end itself."""
 
 
 class SaccadeError(Exception):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
 from itertools import chain
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, make_wsgi_app, values
 from prometheus_client.metrics_core import Metric
@@ -22,7 +22,7 @@ from prometheus_client.registry import Collector
 
 from service import scrape
 from service.counts import Counts
-from service.errors import RefusalReason
+from service.errors import Ended, RefusalReason
 from service.records import Answer, Aside, Batch, Call
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -259,14 +259,19 @@ class Merged:
         MultiProcessCollector(self.registry, str(folder))  # type: ignore[no-untyped-call]
         self.registry.register(_Processes(processes))
         self._restarts = Counter(
-            "saccade_worker_restarts", "Workers that ended unasked and were replaced.", registry=self.registry
+            "saccade_worker_restarts",
+            "Workers that ended and were replaced: crashed, hung (killed for it), left (by a signal of their own).",
+            ["reason"],
+            registry=self.registry,
         )
+        for reason in get_args(Ended):
+            self._restarts.labels(reason)
         workers = Gauge("saccade_workers", "Workers that take calls.", registry=self.registry)
         workers.set_function(listening)
 
-    def restarted(self) -> None:
+    def restarted(self, reason: Ended) -> None:
         """Count a worker that was replaced."""
-        self._restarts.inc()
+        self._restarts.labels(reason).inc()
 
     def dead(self, worker: int) -> None:
         """Forget what only a living worker has: what it serves, what waits in its queues."""

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,7 +25,7 @@ from service.errors import SetupError, UnknownModel
 from service.loading import check_files, load_model
 from service.looks import RESERVED
 from service.metrics import Metrics
-from service.model import Options
+from service.model import Model, Options
 from service.polling import Polling
 from service.providers import parse_options
 from service.repository import Repository
@@ -73,8 +74,20 @@ class _Health(health.HealthServicer):
         return hand_over
 
 
-def open_repository(settings: Settings, metrics: Metrics, load: Load | None = None) -> Repository:
-    """Return the model repository that the settings mean, the bundled one if they name none; nothing is loaded yet."""
+def open_repository(
+    settings: Settings,
+    metrics: Metrics,
+    load: Load | None = None,
+    around: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
+) -> Repository:
+    """Return the model repository that the settings mean, the bundled one if they name none; nothing is loaded yet.
+
+    Args:
+        settings: see service.config.
+        metrics: what the models count into.
+        load: loads one version; a test passes a fake.
+        around: is entered while a version is loaded.
+    """
     threads = cores.each(settings.workers)
     options = Options(
         provider=settings.provider,
@@ -91,9 +104,15 @@ def open_repository(settings: Settings, metrics: Metrics, load: Load | None = No
         budget=PixelBudget(settings.decode_pixels),
         decoder=Decoder(threads, cores.unpin),
     )
+    load_one = load or partial(load_model, options=options, metrics=metrics)
+
+    def loaded(path: Path, name: str, version: int) -> Model:
+        with around():
+            return load_one(path, name, version)
+
     return Repository(
         settings.repository or BUNDLED,
-        load or partial(load_model, options=options, metrics=metrics),
+        loaded,
         keep_versions=settings.keep_versions,
         default_model=settings.default_model or (None if settings.repository else BUNDLED_DEFAULT),
         metrics=metrics,
@@ -114,6 +133,9 @@ class Colleagues(Protocol):
 
     def tell(self, *, ready: bool, models: Sequence[str]) -> None:
         """Hear what this one serves, and whether that makes it READY."""
+
+    def loading(self) -> AbstractContextManager[None]:
+        """Know that this one loads a version, for as long as it does."""
 
 
 class Server:
@@ -142,7 +164,8 @@ class Server:
         self._drained = False
         self._loaded = False
         self._reported: dict[str, Any] = {}  # the health that was told, by service and model
-        self.repository = open_repository(settings, self.metrics, load)
+        around = colleagues.loading if colleagues else contextlib.nullcontext
+        self.repository = open_repository(settings, self.metrics, load, around)
         self.repository.on_change(self._report_health)
         self._polling = Polling(
             partial(self.repository.refresh, settings.grace), settings.poll_seconds, name="repository"

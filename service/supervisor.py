@@ -1,92 +1,41 @@
-"""Several workers on one port: starts them, replaces those that end, stops them all; needs neither grpc nor a runtime.
+"""Several workers on one port: starts them, replaces those that end or hang, stops all; needs no grpc and no runtime.
 
 The supervisor holds the port bound and does not listen on it, so the kernel gives calls to the workers only, and the
-port stays theirs while none of them listens.
+port stays theirs while none of them listens. A stand-by has imported all that a worker needs, two thirds of a second of
+a core, and loads nothing: it takes the place of the next worker that ends.
 """
 
 import contextlib
-import os
 import shutil
 import signal
 import socket
 import ssl
-import subprocess
-import sys
 import tempfile
 import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotYet
-from dataclasses import dataclass, field
 from functools import partial
-from multiprocessing.connection import Connection, Pipe, wait
+from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any, Protocol
 
 from service import cores, logs, metrics, tls
 from service.config import Settings
-from service.control import CHANGES, Ask, Failed, Listen, Listening, Loaded, Question, Replies, Reply, Start, Stop
-from service.errors import SetupError
+from service.control import Ask, Failed, Listen, Listening, Loaded, Loading, Pong, Replies, Reply, Start, Stop
+from service.errors import Ended, SetupError
+from service.places import BEAT, Place, Running, Spawn, how, spawn
+from service.port import hold
+from service.rounds import Round, Rounds
 from service.signals import StopSignals
 from service.watched import Watch
 
-_YOUNG = 1.0
-"""Seconds: a worker that ends sooner after it began to listen, or before, is put off: it may be the start of a loop."""
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
 _FLUSH_SECONDS = 1.0
 """Most that a scrape waits for busy workers; what they have not told by then is a scrape late."""
 _END_SECONDS = 5.0
-"""Most that a worker may take to end after its pipe did, and all of them beyond the grace of every step of a drain."""
-
-
-class Process(Protocol):
-    """What is needed of a worker's process; subprocess.Popen is one."""
-
-    @property
-    def pid(self) -> int: ...  # noqa: D102
-    def wait(self, timeout: float | None = None) -> int: ...  # noqa: D102
-    def kill(self) -> None: ...  # noqa: D102
-
-
-Spawn = Callable[[Start], tuple[Process, Connection]]
-"""Starts a worker; returns its process and this side of the pipe to it."""
-
-
-@dataclass(eq=False)
-class _Worker:
-    """One worker that runs."""
-
-    number: int
-    process: Process
-    pipe: Connection
-    ready: bool = False
-    loaded: bool = False
-    told_to_listen: bool = False
-    listens_since: float | None = None
-    models: tuple[str, ...] = ()
-
-
-@dataclass
-class _Place:
-    """One worker's place, whoever has it."""
-
-    settings: Settings
-    worker: _Worker | None = None
-    ended_young: int = 0
-    start_at: float = 0.0
-
-
-@dataclass(eq=False)
-class _Round:
-    """One question to all workers that listen."""
-
-    question: Question
-    about: object
-    done: Callable[[dict[int, Reply]], None]
-    number: int = 0
-    waiting: set[_Worker] = field(default_factory=set)
-    replies: dict[int, Reply] = field(default_factory=dict)
+"""Most that all of them may take to end beyond the grace of every step of a drain."""
+_STANDBY_PAUSE = 30.0
+"""Seconds until a stand-by that ended by itself is followed by another."""
 
 
 class Supervisor:
@@ -95,7 +44,7 @@ class Supervisor:
     Args:
         settings: see service.config.
         folder: an empty folder where the workers keep their metrics.
-        spawn: starts a worker; a test passes a fake.
+        spawn: starts a worker's process; a test passes a fake.
         clock: of `time.monotonic`.
     """
 
@@ -106,11 +55,10 @@ class Supervisor:
         self._folder = folder
         self._spawn = spawn
         self._clock = clock
-        self._places: list[_Place] = []
-        self._unloaded: set[str] = set()
-        self._rounds: dict[int, _Round] = {}
-        self._changes: deque[_Round] = deque()  # one at a time, the first is under way
-        self._asked = 0
+        self._places: list[Place] = []
+        self._standby: Running | None = None
+        self._standby_at = 0.0
+        self._rounds = Rounds(self._workers)
         self._inbox: deque[Callable[[], None]] = deque()  # from other threads
         self._wake_here, self._wake_there = socket.socketpair()
         self._wake_here.setblocking(False)
@@ -122,6 +70,7 @@ class Supervisor:
         self._failed = ""
         self._killed = 0
         self._started = clock()
+        self._beat_at = self._started + BEAT
         self._watch = Watch()
         self._certificates = tls.certificates(settings)
         if self._certificates is not None:
@@ -131,7 +80,7 @@ class Supervisor:
         self.metrics = metrics.Merged(
             folder,
             flush=self.flush,
-            processes=lambda: [worker.process.pid for worker in self._workers()],
+            processes=lambda: [running.process.pid for running in self._running()],
             listening=lambda: len(self._listening()),
         )
 
@@ -167,7 +116,7 @@ class Supervisor:
         self.grpc_port = grpc_port
         homes = cores.homes(self._settings.pin, self._settings.workers)
         self._places = [
-            _Place(self._settings.model_copy(update={"grpc_port": grpc_port, "pin": home})) for home in homes
+            Place(self._settings.model_copy(update={"grpc_port": grpc_port, "pin": home})) for home in homes
         ]
 
     def end(self) -> int:
@@ -190,14 +139,12 @@ class Supervisor:
         now = self._clock()
         if self._stopping and now >= self._stop_by:
             self._kill_all()
-        due = [] if self._stopping else [place for place in self._places if place.worker is None]
-        for number, place in enumerate(self._places):
-            if place in due and place.start_at <= now:
-                self._start(number, place)
-                due.remove(place)
-        pipes = {worker.pipe: worker for worker in self._workers()}
-        until = min([most, self._stop_by - now, *(place.start_at - now for place in due)])
-        for ready in wait([*pipes, self._wake_here], None if until == float("inf") else max(0.0, until)):
+        if now >= self._beat_at:
+            self._beat_at = now + BEAT
+            self._beat()
+        due = [self._beat_at, self._stop_by, *(() if self._stopping else self._fill(now))]
+        pipes = {running.pipe: running for running in self._running()}
+        for ready in wait([*pipes, self._wake_here], max(0.0, min(most, min(due) - now))):
             if ready is self._wake_here:
                 self._woken()
             else:
@@ -218,20 +165,45 @@ class Supervisor:
         if number is not None:
             self._begin_stop(number)
 
-    def _start(self, number: int, place: _Place) -> None:
-        process, pipe = self._spawn(Start(number, place.settings, tuple(sorted(self._unloaded)), self._folder))
-        place.worker = _Worker(number, process, pipe)
+    def _fill(self, now: float) -> list[float]:
+        """Fill the places that are due, then that of the stand-by; return when others will be."""
+        later = []
+        for number, place in enumerate(self._places):
+            if place.worker is None and place.start_at <= now:
+                self._start(number, place)
+            elif place.worker is None:
+                later.append(place.start_at)
+        if self._standby is None and len(self._listening()) == len(self._places):
+            if self._standby_at <= now:
+                self._standby = Running(*self._spawn(self._folder))
+                self._standby.beat()
+            else:
+                later.append(self._standby_at)
+        return later
 
-    def _hear(self, worker: _Worker) -> None:
+    def _start(self, number: int, place: Place) -> None:
+        """Fill a place with the stand-by, else with a new process."""
+        if self._standby is not None and self._standby.pipe.poll():
+            self._hear(self._standby)  # it may have ended as well
+        worker, self._standby = self._standby or Running(*self._spawn(self._folder)), None
+        worker.number, worker.loading, place.worker = number, True, worker
+        worker.send(Start(number, place.settings, tuple(sorted(self._rounds.unloaded)), self._folder))
+
+    def _hear(self, worker: Running) -> None:
         """See to what a worker says; the end of its pipe is its own."""
         try:
             message = worker.pipe.recv()
         except (EOFError, OSError):
             self._ended(worker)
             return
+        if worker.number is None and not worker.prepared:
+            logs.info("stand-by ready", pid=worker.process.pid)
+        worker.heard(answer=isinstance(message, Pong))
         match message:
+            case Loading(now):
+                worker.loading = now
             case Loaded(ready, models):
-                worker.loaded, worker.ready, worker.models = True, ready, models
+                worker.loaded, worker.ready, worker.models, worker.loading = True, ready, models, False
                 self._let_listen()
             case Listening():
                 self._listens(worker)
@@ -239,9 +211,22 @@ class Supervisor:
                 logs.warning("worker failed", worker=worker.number, reason=reason)
                 self._fail(reason)
             case Ask(number, question, about):
-                self._put(_Round(question, about, lambda replies: _send(worker, Replies(number, replies))))
+                self._rounds.put(Round(question, about, lambda replies: worker.send(Replies(number, replies))))
             case Reply():
-                self._reply(worker, message)
+                self._rounds.reply(worker, message)
+
+    def _beat(self) -> None:
+        """Ask all whether they live, and kill those that have not answered for too long: the next steps replace them.
+
+        A worker that hangs keeps its connections, and their calls wait until it is gone.
+        """
+        for running in self._running():
+            running.beat()
+            if running.hangs() and not running.hung:
+                running.hung = True
+                logs.warning("worker hangs", worker=running.number, pid=running.process.pid, silent_for=running.silent)
+                self._killed += self._stopping
+                running.process.kill()
 
     def _let_listen(self) -> None:
         """Let those listen that are READY, and others where nobody is: better than nothing, and their health tells."""
@@ -249,9 +234,9 @@ class Supervisor:
             better = [each for each in self._workers() if each.told_to_listen and each.ready]
             if worker.loaded and not worker.told_to_listen and (worker.ready or not better):
                 worker.told_to_listen = True
-                _send(worker, Listen())
+                worker.send(Listen())
 
-    def _listens(self, worker: _Worker) -> None:
+    def _listens(self, worker: Running) -> None:
         worker.listens_since = self._clock()
         self._served = True
         logs.info("worker listening", worker=worker.number, pid=worker.process.pid, ready=worker.ready)
@@ -266,36 +251,26 @@ class Supervisor:
                 seconds=round(self._clock() - self._started, 3),
             )
 
-    def _ended(self, worker: _Worker) -> None:
-        """See to what a worker leaves behind, and when its place is taken again."""
-        code = self._reap(worker)
-        place = self._places[worker.number]
-        place.worker = None
+    def _ended(self, worker: Running) -> None:
+        """See to what a worker, or the stand-by, leaves behind, and when its place is taken again."""
+        code, now = worker.reap(), self._clock()
+        if worker.number is None:
+            self._standby, self._standby_at = None, now + _STANDBY_PAUSE
+            if not self._stopping:
+                logs.warning("stand-by ended", how=how(code), replaced_in=_STANDBY_PAUSE)
+            return
         self.metrics.dead(worker.number)
-        for asked in list(self._rounds.values()):
-            asked.waiting.discard(worker)
-            self._close(asked)
+        pause = self._places[worker.number].ended(now)
+        self._rounds.gone(worker)
         if self._stopping:
             return
         if not self._served:
-            self._fail(f"worker {worker.number} ended while it loaded the models: {_how(code)}")
+            self._fail(f"worker {worker.number} ended while it loaded the models: {how(code)}")
             return
-        now = self._clock()
-        young = worker.listens_since is None or now - worker.listens_since < _YOUNG
-        place.ended_young = place.ended_young + 1 if young else 0
-        pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (place.ended_young - 1)) if young else 0.0
-        place.start_at = now + pause
-        self.metrics.restarted()
-        logs.warning("worker ended", worker=worker.number, how=_how(code), replaced_in=pause)
+        reason: Ended = "hung" if worker.hung else "crashed" if code else "left"
+        self.metrics.restarted(reason)
+        logs.warning("worker ended", worker=worker.number, how=how(code), reason=reason, replaced_in=pause)
         self._let_listen()
-
-    def _reap(self, worker: _Worker) -> int:
-        worker.pipe.close()
-        try:
-            return worker.process.wait(_END_SECONDS)
-        except subprocess.TimeoutExpired:
-            worker.process.kill()
-            return worker.process.wait()
 
     def _fail(self, reason: str) -> None:
         """Give up if nobody has served yet: what keeps the first worker from it is likely to keep all of them."""
@@ -311,11 +286,11 @@ class Supervisor:
         delay = self._settings.drain_delay if number == signal.SIGTERM else 0.0
         self._stop_by = self._clock() + delay + 3 * self._settings.grace + _END_SECONDS
         logs.info("draining", delay=delay, workers=len(self._workers()))
-        for worker in self._workers():
-            if worker.told_to_listen:
-                _send(worker, Stop(number))
+        for running in self._running():
+            if running.told_to_listen:
+                running.send(Stop(number))
             else:
-                worker.process.kill()
+                running.process.kill()
 
     def _kill_all(self) -> None:
         for worker in self._workers():
@@ -326,64 +301,26 @@ class Supervisor:
 
     def _end_at_once(self) -> None:
         """On a second signal: leave nothing behind."""
-        for worker in self._workers():
-            worker.process.kill()
+        for running in self._running():
+            running.process.kill()
         shutil.rmtree(self._folder, ignore_errors=True)
-
-    def _put(self, asked: _Round) -> None:
-        """Ask all workers that take calls; changes of the repository wait for each other."""
-        if asked.question in CHANGES:
-            self._changes.append(asked)
-            if self._changes[0] is not asked:
-                return
-        self._ask(asked)
-
-    def _ask(self, asked: _Round) -> None:
-        self._asked += 1
-        asked.number = self._asked
-        asked.waiting = {worker for worker in self._workers() if worker.told_to_listen}
-        if asked.question == "flush":  # a worker that hangs gets one such question, and keeps nobody waiting again
-            asked.waiting -= {
-                each for other in self._rounds.values() if other.question == "flush" for each in other.waiting
-            }
-        self._rounds[asked.number] = asked
-        # Those that still load hear of a change too, before they listen; nobody waits for them.
-        for worker in self._workers() if asked.question in CHANGES else list(asked.waiting):
-            _send(worker, Ask(asked.number, asked.question, asked.about))
-        self._close(asked)
-
-    def _reply(self, worker: _Worker, reply: Reply) -> None:
-        asked = self._rounds.get(reply.number)
-        if asked is not None and worker in asked.waiting:
-            asked.waiting.remove(worker)
-            asked.replies[worker.number] = reply
-            self._close(asked)
-
-    def _close(self, asked: _Round) -> None:
-        """Tell who asked, once everybody has answered."""
-        if asked.waiting or self._rounds.pop(asked.number, None) is None:
-            return
-        if asked.question in CHANGES:
-            (self._unloaded.add if asked.question == "unload" else self._unloaded.discard)(str(asked.about))
-        asked.done(asked.replies)
-        if self._changes and self._changes[0] is asked:
-            self._changes.popleft()
-            if self._changes:
-                self._ask(self._changes[0])
 
     def flush(self) -> None:
         """Ask the workers to bring their metrics up to date; called by the threads that serve the metrics."""
         flushed: Future[dict[int, Reply]] = Future()
-        asked = _Round("flush", None, flushed.set_result)
-        self._inbox.append(partial(self._put, asked))
+        asked = Round("flush", None, flushed.set_result)
+        self._inbox.append(partial(self._rounds.put, asked))
         self.wake()
         with contextlib.suppress(NotYet):
             flushed.result(_FLUSH_SECONDS)
 
-    def _workers(self) -> list[_Worker]:
+    def _running(self) -> list[Running]:
+        return [*self._workers(), *([] if self._standby is None else [self._standby])]
+
+    def _workers(self) -> list[Running]:
         return [place.worker for place in self._places if place.worker is not None]
 
-    def _listening(self) -> list[_Worker]:
+    def _listening(self) -> list[Running]:
         return [worker for worker in self._workers() if worker.listens_since is not None]
 
 
@@ -400,70 +337,3 @@ def supervise(settings: Settings) -> int:
         return Supervisor(settings, folder, spawn=spawn).run()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def spawn(start: Start) -> tuple[Process, Connection]:
-    """Start a worker in a process of its own, which has nothing of this one but one end of a pipe.
-
-    A fork would take gRPC's and ONNX Runtime's threads half along. It is in a process group of its own, so that Ctrl-C
-    reaches the supervisor only; and it finds its modules where this process found them, whatever lies in the folder.
-    """
-    here, there = Pipe()
-    code = f"import sys; sys.path[:] = {sys.path!r}; from service.worker import main; main({there.fileno()})"
-    process = subprocess.Popen(  # noqa: S603 - our own
-        [sys.executable, *(f"-W{option}" for option in sys.warnoptions), "-P", "-c", code],
-        stdin=subprocess.DEVNULL,
-        pass_fds=[there.fileno()],
-        process_group=0,
-        env={**os.environ, metrics.FOLDER: str(start.folder)},
-    )
-    there.close()
-    here.send(start)
-    return process, here
-
-
-def hold(host: str, port: int) -> socket.socket:
-    """Hold a port bound, for the workers to listen on.
-
-    Nobody else can have it, with SO_REUSEADDR and SO_REUSEPORT neither: that both are set, as gRPC sets them, lets in
-    who comes before anybody listens. So it is first listened on alone, and the first flag is taken off.
-
-    Raises:
-        SetupError: it is taken, or there is no such address.
-    """
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        if port:
-            with _bound(family, kind, address) as alone:
-                alone.listen()
-        holder = _bound(family, kind, address)
-    except OSError as error:
-        raise SetupError(
-            f"--grpc-port {port} on {host} cannot be had: {error.strerror}; choose another, or 0 for a free one"
-        ) from None
-    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
-    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    return holder
-
-
-def _bound(family: int, kind: int, address: Any) -> socket.socket:  # noqa: ANN401 - each family has its own
-    sock = socket.socket(family, kind)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that ended a minute ago do not count
-        sock.bind(address)
-    except OSError:
-        sock.close()
-        raise
-    return sock
-
-
-def _send(worker: _Worker, message: object) -> None:
-    with contextlib.suppress(OSError):  # it is gone; the end of its pipe says so next
-        worker.pipe.send(message)
-
-
-def _how(code: int) -> str:
-    if code < 0:
-        with contextlib.suppress(ValueError):
-            return f"by {signal.Signals(-code).name}"
-    return f"with exit code {code}"

@@ -4,8 +4,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from itertools import count
 from multiprocessing.connection import Connection
 from typing import Any
@@ -18,6 +19,9 @@ from service.control import (
     Listen,
     Listening,
     Loaded,
+    Loading,
+    Ping,
+    Pong,
     Question,
     Replies,
     Reply,
@@ -28,6 +32,7 @@ from service.counts import Counts, together
 from service.errors import SaccadeError, SetupError, Unavailable
 from service.rpc.inference import Change
 from service.server import Server, drain_delay, spare_collector
+from service.session import load_runtime
 from service.signals import StopSignals
 
 
@@ -68,6 +73,15 @@ class Colleagues:
     def tell(self, *, ready: bool, models: Sequence[str]) -> None:
         """Tell the supervisor what this one serves."""
         self.send(Loaded(ready, tuple(models)))
+
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """Tell the supervisor that a version is being loaded, for as long as it is."""
+        self.send(Loading(now=True))
+        try:
+            yield
+        finally:
+            self.send(Loading(now=False))
 
     def send(self, message: object) -> None:
         """Send a message to the supervisor; if it is gone, the end of the pipe tells so elsewhere."""
@@ -142,6 +156,8 @@ class Worker:
                     self._changes.submit(self._listen)
                 case Stop(number):
                     self._stop.put(number)
+                case Ping():
+                    self._colleagues.send(Pong())
                 case Replies():
                     self._colleagues.answered(message)
                 case Ask(_, question, _) if question in CHANGES:
@@ -180,18 +196,19 @@ class Worker:
 
 
 def main(pipe: int) -> None:
-    """Be a worker; the supervisor starts its process with this.
+    """Be a worker, or its stand-by until one is needed; the supervisor starts a process with this.
 
     Args:
         pipe: the descriptor of its end of the pipe.
     """
+    connection = Connection(pipe)
+    with suppress(SetupError):  # whoever has a place says so
+        load_runtime()
+    start = _wait_for_start(connection)
+    if start is None:
+        return
     stop = StopSignals([signal.SIGTERM])
     stop.listen()
-    connection = Connection(pipe)
-    try:
-        start: Start = connection.recv()
-    except EOFError:
-        return
     logs.setup(start.settings.log_format, worker=start.worker)
     metrics.share(start.folder, start.worker)
     try:
@@ -199,3 +216,12 @@ def main(pipe: int) -> None:
     except SetupError as error:
         connection.send(Failed(str(error)))
         sys.exit(1)
+
+
+def _wait_for_start(pipe: Connection) -> Start | None:
+    """Return what to serve; None when the supervisor is gone."""
+    with suppress(EOFError, OSError):
+        while not isinstance(message := pipe.recv(), Start):
+            pipe.send(Pong())
+        return message
+    return None

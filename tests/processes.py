@@ -12,6 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import psutil
+
 from tests.fakes import WAIT
 
 SACCADE = [sys.executable, "-W", "error", "-m", "service.cli"]
@@ -84,6 +86,11 @@ class ServerProcess:
             assert entry is not None, f"the server ended before {event!r}; its log: {self.lines}"
             if entry["event"] == event:
                 return entry
+
+    def workers(self) -> list[psutil.Process]:
+        """Return the processes of those workers of `--workers` that listen, the oldest first."""
+        children = sorted(psutil.Process(self.process.pid).children(), key=psutil.Process.create_time)
+        return [each for each in children if any(it.status == "LISTEN" for it in each.net_connections("tcp"))]
 
     def terminate(self) -> None:
         """Send SIGTERM."""

@@ -52,6 +52,8 @@ SERVER = [
     ["service.rpc.inference"],
     ["service.security"],
     ["service.server"],
+    ["service.places", "service.port"],
+    ["service.rounds"],
     ["service.supervisor", "service.worker"],
     ["service.load"],
     ["service.classify"],

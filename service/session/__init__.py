@@ -10,6 +10,7 @@ from service.session.graph import open_graph
 from service.session.opening import Create, explain_failure
 from service.session.plan import About, computed
 from service.session.runtime import candidates, check_runtime
+from service.session.runtime import load as load_runtime
 
 __all__ = [
     "About",
@@ -20,5 +21,6 @@ __all__ = [
     "check_runtime",
     "computed",
     "explain_failure",
+    "load_runtime",
     "open_graph",
 ]

@@ -16,7 +16,6 @@ import time
 from multiprocessing.connection import Connection
 
 import numpy as np
-import psutil
 from rich.console import Console
 from rich.table import Table
 
@@ -72,7 +71,7 @@ def kills(count: int) -> None:
         seconds = []
         for _ in range(count):
             time.sleep(SETTLED)
-            oldest = min(psutil.Process(server.process.pid).children(), key=psutil.Process.create_time)
+            oldest = server.workers()[0]
             killed = time.monotonic()
             oldest.kill()
             server.wait_for("worker ended")

@@ -48,9 +48,17 @@ def clients(server: ServerProcess) -> Iterator[list[Client]]:
         client.close()
 
 
-def workers(server: ServerProcess) -> list[psutil.Process]:
-    """Return the workers' processes, the oldest first."""
-    return sorted(psutil.Process(server.process.pid).children(), key=psutil.Process.create_time)
+def everybody(server: ServerProcess) -> list[psutil.Process]:
+    """Return the processes of the workers and of the stand-by, which is waited for."""
+    while not any(line["event"] == "stand-by ready" and psutil.pid_exists(line["pid"]) for line in server.lines):
+        server.wait_for("stand-by ready")
+    return psutil.Process(server.process.pid).children()
+
+
+def pinned(worker: psutil.Process) -> set[int]:
+    """Return the cores that some threads of a process are bound to alone."""
+    masks = [os.sched_getaffinity(thread.id) for thread in worker.threads()]
+    return {core for mask in masks if len(mask) == 1 for core in mask}
 
 
 def metric(server: ServerProcess, sample: str) -> float:
@@ -69,10 +77,10 @@ def test_supervisor_is_light(server: ServerProcess) -> None:
         each.laddr.port for each in psutil.Process(server.process.pid).net_connections() if each.status == "LISTEN"
     ]
     assert listening == [server.metrics_port]
-    ports = {
-        each.laddr.port for worker in workers(server) for each in worker.net_connections() if each.status == "LISTEN"
-    }
-    assert ports == {server.grpc_port}
+    ports = [
+        each.laddr.port for worker in server.workers() for each in worker.net_connections() if each.status == "LISTEN"
+    ]
+    assert ports == [server.grpc_port] * 2
 
 
 def test_metrics_are_merged(server: ServerProcess, clients: list[Client]) -> None:
@@ -95,14 +103,14 @@ def test_no_call_fails_when_workers_are_killed(server: ServerProcess, clients: l
     """SIGKILL of a worker under sixteen callers fails no call; the next one takes its place and counts on."""
     turn = iter(range(10**9))
     callers = Callers(lambda: clients[next(turn) % CLIENTS])
-    restarts = metric(server, "saccade_worker_restarts_total")
+    restarts = metric(server, 'saccade_worker_restarts_total{reason="crashed"}')
     for kill in range(2):
         callers.wait_for(100)
         before = metric(server, 'saccade_images_total{model="linear"}')
-        workers(server)[0].kill()
+        server.workers()[0].kill()
         assert server.wait_for("worker ended")["how"] == "by SIGKILL"
         server.wait_for("worker listening")
-        assert metric(server, "saccade_worker_restarts_total") == restarts + kill + 1
+        assert metric(server, 'saccade_worker_restarts_total{reason="crashed"}') == restarts + kill + 1
         assert metric(server, "saccade_workers") == 2
         assert metric(server, 'saccade_images_total{model="linear"}') >= before
     callers.wait_for(100)
@@ -110,13 +118,44 @@ def test_no_call_fails_when_workers_are_killed(server: ServerProcess, clients: l
     assert callers.failures == []
 
 
+def test_standby_takes_a_place(server: ServerProcess, repository: Path) -> None:
+    """The stand-by becomes the worker that was killed: on its core, with the versions that there are by then."""
+    standby = next(each for each in everybody(server) if each not in server.workers())
+    first = server.workers()[0]
+    home = pinned(first)
+    write_model(repository / "linear" / "2")
+    first.kill()
+    listening = server.wait_for("worker listening")
+    assert listening["pid"] == standby.pid
+    loaded = [line for line in server.lines if line["event"] == "model ready" and line["worker"] == listening["worker"]]
+    assert 2 in {line["version"] for line in loaded}
+    assert pinned(standby) == home
+    shutil.rmtree(repository / "linear" / "2")
+
+
+def test_stopped_worker_is_replaced(server: ServerProcess, clients: list[Client]) -> None:
+    """A worker that was stopped answers nobody; it is killed and replaced, and calls are answered again."""
+    hung = metric(server, 'saccade_worker_restarts_total{reason="hung"}')
+    stopped = server.workers()[0]
+    stopped.suspend()
+    told = server.wait_for("worker hangs")
+    assert told["pid"] == stopped.pid
+    assert server.wait_for("worker ended")["reason"] == "hung"
+    server.wait_for("worker listening")
+    assert metric(server, 'saccade_worker_restarts_total{reason="hung"}') == hung + 1
+    assert len(server.workers()) == 2
+    for client in clients:
+        client.classify(*pictures(1))
+
+
 def test_sigterm_to_one_worker_drains_it(server: ServerProcess, clients: list[Client]) -> None:
     """A worker that gets SIGTERM itself drains, and is replaced."""
     callers = Callers(lambda: clients[0])
     callers.wait_for(20)
-    first, _ = workers(server)
+    first, _ = server.workers()
     first.terminate()
-    assert server.wait_for("worker ended")["how"] == "with exit code 0"
+    ended = server.wait_for("worker ended")
+    assert (ended["how"], ended["reason"]) == ("with exit code 0", "left")
     server.wait_for("worker listening")
     callers.wait_for(20)
     callers.stop()
@@ -142,13 +181,8 @@ def test_first_worker_cannot_serve(tmp_path: Path) -> None:
 @pytest.mark.skipif(len(MASK) < 2, reason="pinning shows only on two cores or more")
 def test_each_worker_has_its_core(server: ServerProcess) -> None:
     """GRPC's threads of each worker are on one core, and the workers' cores are not the same."""
-    homes = []
-    for worker in workers(server):
-        masks = [os.sched_getaffinity(thread.id) for thread in worker.threads()]
-        alone = {min(mask) for mask in masks if len(mask) == 1}
-        assert len(alone) == 1
-        homes.append(alone.pop())
-    assert len(set(homes)) == 2
+    assert len(set().union(*(pinned(worker) for worker in server.workers()))) == 2
+    assert all(len(pinned(worker)) == 1 for worker in server.workers())
 
 
 @pytest.fixture
@@ -168,7 +202,7 @@ def test_changes_reach_every_worker(
     assert all({entry.name for entry in client.models()} == {"another", "linear"} for client in clients)
     assert triton.call("unload_model", model_name="linear") is None
     assert all({entry.name for entry in client.models()} == {"another"} for client in clients)
-    workers(server)[0].kill()
+    server.workers()[0].kill()
     server.wait_for("worker listening")
     both = [Client(server.address) for _ in range(CLIENTS)]
     assert all({entry.name for entry in client.models()} == {"another"} for client in both)
@@ -211,10 +245,10 @@ def test_sigterm_drains_all(repository: Path) -> None:
     with ServerProcess(repository, "--workers", "2") as server:
         with Client(server.address) as client:
             client.classify(pictures(1)[0])
-        both = workers(server)
+        all_of_them = everybody(server)
         server.terminate()
         assert server.process.wait(WAIT) == 0
-        assert not any(worker.is_running() for worker in both)
+        assert not any(worker.is_running() for worker in all_of_them)
         server.reader.join(WAIT)
         assert [line["event"] for line in server.lines if line.get("worker") is not None].count("stopped") == 2
 
@@ -222,20 +256,20 @@ def test_sigterm_drains_all(repository: Path) -> None:
 def test_second_sigterm_ends_all(repository: Path) -> None:
     """A second SIGTERM ends supervisor and workers at once."""
     with ServerProcess(repository, "--workers", "2", "--drain-delay", "3600") as server:
-        both = workers(server)
+        all_of_them = everybody(server)
         server.terminate()
         for _ in range(3):  # the supervisor's line, and one of each worker
             server.wait_for("draining")
         server.terminate()
         assert server.process.wait(WAIT) == -signal.SIGTERM
-        assert not psutil.wait_procs(both, WAIT)[1]
+        assert not psutil.wait_procs(all_of_them, WAIT)[1]
 
 
 def test_workers_end_without_supervisor(repository: Path) -> None:
     """Workers whose supervisor is gone drain and end."""
     with ServerProcess(repository, "--workers", "2") as server:
-        both = workers(server)
+        all_of_them = everybody(server)
         server.process.kill()
-        assert not psutil.wait_procs(both, WAIT)[1]
+        assert not psutil.wait_procs(all_of_them, WAIT)[1]
         server.reader.join(WAIT)
         assert [line["event"] for line in server.lines].count("stopped") == 2

@@ -1,6 +1,7 @@
 """What a server tells those that share its port."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ class Told:
 
     def __init__(self) -> None:
         self.heard: list[tuple[bool, list[str]]] = []
+        self.loads: list[str] = []
 
     def change(self, change: Change, model: str) -> None:
         """Is asked by callers only."""
@@ -28,6 +30,13 @@ class Told:
     def tell(self, *, ready: bool, models: Sequence[str]) -> None:
         """Note it."""
         self.heard.append((ready, list(models)))
+
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """Note when a version was loaded."""
+        self.loads.append("begins")
+        yield
+        self.loads.append("ends")
 
 
 @pytest.fixture
@@ -60,3 +69,9 @@ def test_told_of_changes(server: Server, told: Told) -> None:
     server.load()
     server.change("unload", "a")
     assert told.heard[-1] == (True, ["b"])
+
+
+def test_told_of_each_load(server: Server, told: Told) -> None:
+    """They know while a version is loaded: answers may be late then."""
+    server.load()
+    assert told.loads == ["begins", "ends"] * 2

@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import threading
+from collections import deque
 from collections.abc import Iterator
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
@@ -12,29 +13,64 @@ from pathlib import Path
 import pytest
 
 from service.config import load_settings
-from service.control import Ask, Failed, Listen, Listening, Loaded, Replies, Reply, Start, Stop
-from service.errors import SetupError
-from service.supervisor import Supervisor, hold
+from service.control import Ask, Failed, Listen, Listening, Loaded, Loading, Ping, Pong, Replies, Reply, Start, Stop
+from service.errors import Ended, SetupError
+from service.port import hold
+from service.supervisor import Supervisor
 from tests.fakes import WAIT
 
 
 class FakeWorker:
     """A worker's process, and the worker's end of the pipe, which the test holds."""
 
-    def __init__(self, start: Start, pid: int) -> None:
-        self.start = start
+    def __init__(self, pid: int) -> None:
         self.pid = pid
+        self.answers = True
         self.supervisors, self.pipe = Pipe()
+        self._start: Start | None = None
+        self._heard: deque[object] = deque()
         self._code: int | None = None
+
+    @property
+    def start(self) -> Start:
+        """What it was told to serve."""
+        self.look()
+        assert self._start is not None
+        return self._start
+
+    @property
+    def stands_by(self) -> bool:
+        """Whether it was told nothing to serve."""
+        self.look()
+        return self._start is None
 
     def hear(self) -> object:
         """Return the next message."""
-        assert self.pipe.poll(WAIT), "nothing was said"
-        return self.pipe.recv()
+        while not self._heard:
+            assert self.pipe.poll(WAIT), "nothing was said"
+            self.look()
+        return self._heard.popleft()
+
+    def look(self) -> None:
+        """Hear what there is, and say that it lives where it is asked."""
+        while self._code is None and self.pipe.poll():
+            message = self.pipe.recv()
+            if isinstance(message, Start):
+                self._start = message
+            elif not isinstance(message, Ping):
+                self._heard.append(message)
+            elif self.answers:
+                self.pipe.send(Pong())
 
     def hears_nothing(self) -> bool:
-        """Return whether nothing was said until now."""
-        return not self.pipe.poll()
+        """Return whether nothing was said until now, beyond what it is to serve and whether it lives."""
+        self.look()
+        return not self._heard
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has."""
+        return self._code is not None
 
     def end(self, code: int) -> None:
         """End as a process does."""
@@ -58,6 +94,7 @@ class Played:
 
     def __init__(self, folder: Path, **settings: object) -> None:
         self.now = 0.0
+        self.folder = folder
         self.started: list[FakeWorker] = []
         given = load_settings(**{"workers": 2, "pin": "off", "grace": 1.0, "drain_delay": 2.0, **settings})
         self.supervisor = Supervisor(given, folder, spawn=self._spawn, clock=lambda: self.now)
@@ -68,6 +105,14 @@ class Played:
         """Let the supervisor see to all there is."""
         for _ in range(2 * len(self.started) + 2):
             self.supervisor.step(0)
+            for worker in self.started:
+                worker.look()
+
+    def beats(self, count: int) -> None:
+        """Let so many seconds pass."""
+        for _ in range(count):
+            self.now += 1.0
+            self.turn()
 
     def listening(self, worker: FakeWorker, *, ready: bool = True) -> FakeWorker:
         """Bring a worker to listen."""
@@ -83,8 +128,9 @@ class Played:
         worker.end(code)
         self.turn()
 
-    def _spawn(self, start: Start) -> tuple[FakeWorker, Connection]:
-        self.started.append(FakeWorker(start, pid=os.getpid()))
+    def _spawn(self, folder: Path) -> tuple[FakeWorker, Connection]:
+        assert folder == self.folder
+        self.started.append(FakeWorker(pid=os.getpid()))
         return self.started[-1], self.started[-1].supervisors
 
 
@@ -99,15 +145,20 @@ def played(tmp_path: Path) -> Iterator[Played]:
 @pytest.fixture
 def serving(played: Played) -> Played:
     """Return a supervisor of two workers that listen for a minute."""
-    for worker in played.started:
+    for worker in played.started[:2]:
         played.listening(worker)
     played.now = 60.0
     return played
 
 
-def value(played: Played, name: str) -> float | None:
+def value(played: Played, name: str, **labels: str) -> float | None:
     """Return what the merged metrics say."""
-    return played.supervisor.metrics.registry.get_sample_value(name)
+    return played.supervisor.metrics.registry.get_sample_value(name, labels)
+
+
+def restarts(played: Played, reason: Ended) -> float | None:
+    """Return how many workers were replaced for a reason."""
+    return value(played, "saccade_worker_restarts_total", reason=reason)
 
 
 def test_each_has_its_share(played: Played) -> None:
@@ -138,7 +189,7 @@ def test_unready_waits_while_another_is_ready(played: Played) -> None:
 
 def test_unready_are_better_than_none(played: Played) -> None:
     """Where nobody is READY all listen, so that callers hear by health and ListModels what is the matter."""
-    for worker in played.started:
+    for worker in played.started[:2]:
         played.listening(worker, ready=False)
 
 
@@ -146,8 +197,121 @@ def test_replaced_at_once(serving: Played) -> None:
     """A worker that served for a while and is killed is replaced at once, in its own place."""
     serving.ended(serving.started[1])
     assert [worker.start.worker for worker in serving.started] == [0, 1, 1]
-    assert value(serving, "saccade_worker_restarts_total") == 1
+    assert restarts(serving, "crashed") == 1
     assert value(serving, "saccade_workers") == 1
+
+
+def test_standby(serving: Played) -> None:
+    """When all listen there is one process more, which is told nothing until a worker ends; it takes its place."""
+    assert len(serving.started) == 3
+    standby = serving.started[2]
+    assert standby.stands_by
+    serving.ended(serving.started[1])
+    assert standby.start.worker == 1
+    assert len(serving.started) == 3, "the next stand-by waits until all listen"
+    serving.listening(standby)
+    assert len(serving.started) == 4
+
+
+def test_standby_ended_first(serving: Played) -> None:
+    """A stand-by that has ended is put in nobody's place; another one is started when all listen, but not at once."""
+    serving.started[2].end(1)
+    serving.ended(serving.started[1])
+    serving.listening(serving.started[3])
+    assert serving.started[3].start.worker == 1
+    assert len(serving.started) == 4
+    serving.beats(31)
+    assert len(serving.started) == 5
+    assert restarts(serving, "crashed") == 1
+
+
+def test_two_end_at_once(serving: Played) -> None:
+    """Of two workers that end at once, the stand-by replaces one and a new process the other."""
+    serving.started[0].end(-signal.SIGKILL)
+    serving.ended(serving.started[1])
+    assert sorted(worker.start.worker for worker in serving.started[2:]) == [0, 1]
+
+
+def test_hangs(serving: Played) -> None:
+    """A worker that does not answer ten questions, one a second, is killed, counted and replaced; nobody else is."""
+    first = serving.started[0]
+    first.answers = False
+    serving.beats(10)
+    assert not first.ended
+    serving.beats(1)
+    assert first.wait() == -signal.SIGKILL
+    assert serving.started[2].start.worker == 0
+    assert (restarts(serving, "hung"), restarts(serving, "crashed")) == (1, 0)
+    serving.beats(60)
+    assert [worker.ended for worker in serving.started] == [True, False, False]
+
+
+def test_late_answer(serving: Played) -> None:
+    """A worker that answers late, after a long batch, is left alone, and so is the next silence of as long."""
+    first = serving.started[0]
+    for _ in range(3):
+        first.answers = False
+        serving.beats(10)
+        first.answers = True
+        first.pipe.send(Pong())
+        serving.turn()
+    assert not first.ended
+
+
+def test_silent_while_it_loads(serving: Played) -> None:
+    """A worker that loads a version has two minutes to answer, and less again when it has loaded it."""
+    first = serving.started[0]
+    first.answers = False
+    first.pipe.send(Loading(now=True))
+    serving.beats(60)
+    assert not first.ended
+    first.pipe.send(Loading(now=False))
+    serving.beats(12)
+    assert first.ended
+
+
+def test_silent_from_the_start(played: Played) -> None:
+    """A worker that never says anything, as its start takes long, has two minutes."""
+    first, second = played.started
+    played.listening(second)
+    first.answers = False
+    played.beats(119)
+    assert not first.ended
+    played.beats(2)
+    assert first.ended
+
+
+def test_a_pause_of_all_is_no_silence(serving: Played) -> None:
+    """After the whole machine stood still for an hour nobody hangs: questions count, not the time."""
+    for worker in serving.started:
+        worker.answers = False
+    serving.beats(1)
+    serving.now += 3600.0
+    serving.turn()
+    assert not any(worker.ended for worker in serving.started)
+
+
+def test_standby_hangs(serving: Played) -> None:
+    """A stand-by that does not answer any more is killed before it is needed."""
+    standby = serving.started[2]
+    standby.answers = False
+    serving.beats(11)
+    assert standby.ended
+    assert restarts(serving, "hung") == 0
+    serving.beats(31)
+    assert len(serving.started) == 4
+
+
+def test_hangs_while_it_drains(serving: Played) -> None:
+    """A worker that hangs is killed in a drain too, which does not wait for the whole grace; the exit code says so."""
+    first, second = serving.started[:2]
+    serving.supervisor.stop.put(signal.SIGTERM)
+    serving.supervisor.wake()
+    first.answers = False
+    serving.ended(second, 0)
+    serving.beats(11)
+    assert first.ended
+    assert serving.supervisor.end() == 1
 
 
 def test_back_off(serving: Played) -> None:
@@ -170,7 +334,7 @@ def test_back_off(serving: Played) -> None:
 
 def test_the_last_ready_one_ends(serving: Played) -> None:
     """When the READY ones are gone, one that waits because it is not READY may listen."""
-    first, second = serving.started
+    first, second, _ = serving.started
     serving.ended(second)
     third = serving.started[2]
     third.pipe.send(Loaded(ready=False, models=()))
@@ -225,7 +389,7 @@ def test_kills_who_does_not_end(serving: Played) -> None:
 
 def test_a_change_reaches_all_and_is_remembered(serving: Played) -> None:
     """A change is put to every worker; who asked hears when all are done; a later worker is told what was unloaded."""
-    first, second = serving.started
+    first, second, _ = serving.started
     first.pipe.send(Ask(7, "unload", "linear"))
     serving.turn()
     asked = [worker.hear() for worker in (first, second)]
@@ -243,7 +407,7 @@ def test_a_change_reaches_all_and_is_remembered(serving: Played) -> None:
 
 def test_changes_take_turns(serving: Played) -> None:
     """Two changes at once are carried out in the same order everywhere, and one whose worker dies ends too."""
-    first, second = serving.started
+    first, second, _ = serving.started
     first.pipe.send(Ask(1, "unload", "linear"))
     serving.turn()
     second.pipe.send(Ask(1, "load", "linear"))
@@ -262,7 +426,7 @@ def test_changes_take_turns(serving: Played) -> None:
 
 def test_a_scrape_does_not_wait_twice_for_who_hangs(serving: Played) -> None:
     """A worker that does not answer is asked to flush once; scrapes go on without it."""
-    first, second = serving.started
+    first, second, _ = serving.started
     for _ in range(2):
         scrape = threading.Thread(target=serving.supervisor.flush)
         scrape.start()
