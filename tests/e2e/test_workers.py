@@ -14,7 +14,7 @@ import pytest
 from service.client import Client
 from tests.fakes import WAIT
 from tests.onnx_models import pictures, write_model
-from tests.processes import ServerProcess, mapped_files, run
+from tests.processes import LOADED, ServerProcess, mapped_files, run
 from tests.server.test_drain import Callers
 from tests.triton import TritonClient
 
@@ -247,9 +247,9 @@ def test_sigterm_drains_all(repository: Path) -> None:
             client.classify(pictures(1)[0])
         all_of_them = everybody(server)
         server.terminate()
-        assert server.process.wait(WAIT) == 0
+        assert server.process.wait(LOADED) == 0
         assert not any(worker.is_running() for worker in all_of_them)
-        server.reader.join(WAIT)
+        server.reader.join(LOADED)
         assert [line["event"] for line in server.lines if line.get("worker") is not None].count("stopped") == 2
 
 
@@ -261,8 +261,8 @@ def test_second_sigterm_ends_all(repository: Path) -> None:
         for _ in range(3):  # the supervisor's line, and one of each worker
             server.wait_for("draining")
         server.terminate()
-        assert server.process.wait(WAIT) == -signal.SIGTERM
-        assert not psutil.wait_procs(all_of_them, WAIT)[1]
+        assert server.process.wait(LOADED) == -signal.SIGTERM
+        assert not psutil.wait_procs(all_of_them, LOADED)[1]
 
 
 def test_workers_end_without_supervisor(repository: Path) -> None:
@@ -270,6 +270,6 @@ def test_workers_end_without_supervisor(repository: Path) -> None:
     with ServerProcess(repository, "--workers", "2") as server:
         all_of_them = everybody(server)
         server.process.kill()
-        assert not psutil.wait_procs(all_of_them, WAIT)[1]
-        server.reader.join(WAIT)
+        assert not psutil.wait_procs(all_of_them, LOADED)[1]
+        server.reader.join(LOADED)
         assert [line["event"] for line in server.lines].count("stopped") == 2
