@@ -98,13 +98,15 @@ def in_process(repository: Path | None, *, model: str, version: str, top_k: int)
     """Give a function that runs the model in this process: the server's own path without the server.
 
     Raises:
-        SetupError: the repository cannot be read.
+        SetupError: the repository cannot be read, or ONNX Runtime is missing.
         SaccadeError: no such model or version, or it failed.
     """
     from service.config import load_settings
     from service.metrics import Metrics
     from service.server import open_repository
+    from service.session import check_runtime
 
+    check_runtime()  # one sentence here, instead of a version that failed and a traceback in the log
     opened = open_repository(load_settings(repository=repository), Metrics())
     opened.scan()
     opened.load_all()

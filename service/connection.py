@@ -24,6 +24,10 @@ _FIRST_RECONNECT_MS, _LONGEST_RECONNECT_MS = 100, 1000
 _RESOLVE_AGAIN_MS = 5000
 """Pods come and go within seconds; gRPC's own 30 s between look-ups would leave callers with old addresses."""
 
+_LONGEST_KEEPALIVE = 86_400
+_LARGEST_MESSAGE_MB = 1024
+"""As of servers."""
+
 
 @dataclass(frozen=True, slots=True)
 class Connection:
@@ -57,6 +61,10 @@ class Connection:
             raise SetupError(f"addresses {self.addresses}: at least one is needed, such as localhost:8001, none empty")
         for address in self.addresses:
             _check(address)
+        if not 0 <= self.keepalive <= _LONGEST_KEEPALIVE:
+            raise SetupError(f"keepalive {self.keepalive}: must be from 0 (none) to {_LONGEST_KEEPALIVE:,} seconds")
+        if not 1 <= self.max_message_mb <= _LARGEST_MESSAGE_MB:
+            raise SetupError(f"max_message_mb {self.max_message_mb}: must be from 1 to {_LARGEST_MESSAGE_MB:,}")
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise SetupError("a client certificate and its key go together: give both or neither")
         if self.token_file and not self.secure:

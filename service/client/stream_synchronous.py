@@ -108,7 +108,12 @@ class Stream:
             response_deserializer=pb.ClassifyStreamResponse.FromString,
         )
         outbox = self._outbox = SimpleQueue()
-        self._call = method(iter(outbox.get, None), metadata=self._connection.metadata())
+        metadata = self._connection.metadata()
+        try:
+            self._call = method(iter(outbox.get, None), metadata=metadata)
+        except ValueError:  # gRPC's word for a channel that is closed, by another thread a moment ago
+            self._lost(None)
+            raise
         reader = threading.Thread(target=self._read, args=(self._call, link), name="saccade-stream-read", daemon=True)
         reader.start()
 

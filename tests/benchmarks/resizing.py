@@ -14,6 +14,7 @@ import io
 import statistics
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,13 +108,20 @@ def compare(way: Way, client: Client, entry: ModelEntry, files: Sequence[bytes])
     way.same = statistics.mean(same)
 
 
+def images(server: ServerProcess) -> float:
+    """Return how many pictures a server has answered."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.metrics_port}/metrics") as answer:
+        lines = answer.read().decode().splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith("saccade_images_total{"))
+
+
 def load(way: Way, server: ServerProcess, entry: ModelEntry, files: Sequence[bytes], seconds: float) -> None:
     """Measure one way with several callers, who have the pictures ready."""
     bodies = tuple(Choice(entry.name).request([way.make(file)]).SerializeToString() for file in files)
     process = psutil.Process(server.process.pid)
-    before = sum(process.cpu_times()[:2])
+    cpu, answered = sum(process.cpu_times()[:2]), images(server)
     outcome = run(Load(server.address, CLASSIFY.path, bodies, CALLERS, seconds, 0.5))
-    way.server_ms = 1000 * (sum(process.cpu_times()[:2]) - before) / max(1, outcome.rate * (seconds + 0.5))
+    way.server_ms = 1000 * (sum(process.cpu_times()[:2]) - cpu) / (images(server) - answered)
     way.rate = outcome.rate
     assert not outcome.failed, outcome.failed
 

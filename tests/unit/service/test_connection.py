@@ -46,12 +46,16 @@ def test_token_stays_here_without_tls(address: str) -> None:
 
 
 def test_fields_that_do_not_go_together() -> None:
-    """A certificate without its key, and no address at all, are errors."""
+    """A certificate without its key, no address at all, and numbers that cannot be are errors."""
     for fields in (
         {"tls_certificate": Path("c")},
         {"tls_key": Path("k")},
         {"addresses": ()},
         {"addresses": ("a:1", "")},
+        {"keepalive": -1.0},
+        {"keepalive": float("nan")},
+        {"max_message_mb": 0},
+        {"max_message_mb": 2000},
     ):
         with pytest.raises(SetupError):
             Connection(**fields)
