@@ -31,6 +31,7 @@ from export.drawn import pictures
 from service import image
 from service.client import Answer, Client, ModelEntry
 from service.client.base import CLASSIFY
+from service.client.fitting import fitted, shrunk
 from service.client.pictures import Choice, Picture
 from service.load.plan import Load
 from service.load.processes import run
@@ -137,17 +138,37 @@ def load(way: Way, server: ServerProcess, entry: ModelEntry, files: Sequence[byt
     assert not outcome.failed, outcome.failed
 
 
+def sizes(name: str, files: Sequence[bytes]) -> None:
+    """Print bytes and processor time of each way, which need no server."""
+    makes: dict[str, Callable[[bytes], Picture]] = {
+        "file": lambda file: file,
+        "fitted": lambda file: fitted(file, SPEC),
+        "shrunk": lambda file: shrunk(file, SPEC, quality=90),
+    }
+    for way, make in makes.items():
+        sent: list[Picture] = [make(file) for file in files]
+        kilobytes = statistics.mean(len(Choice().request([picture]).SerializeToString()) for picture in sent) / 1000
+        made = statistics.mean(milliseconds(partial(make, file), time.thread_time) for file in files)
+        read = statistics.mean(milliseconds(partial(decoded, picture), time.thread_time) for picture in sent)
+        print(f"{name:10} {way:7} {kilobytes:8.1f} KB  made {made:7.2f} ms  decoded {read:7.2f} ms")
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=Path, help="folder of picture files; without it they are drawn")
     parser.add_argument("--sizes", nargs="+", default=SIZES, metavar="WIDTHxHEIGHT", help="of what is drawn")
     parser.add_argument("--seconds", type=float, default=4.0, help="of each load; 0: none")
+    parser.add_argument("--no-server", action="store_true", help="bytes and processor time only, which takes seconds")
     given = parser.parse_args()
     sets = {size: drawn(*map(int, size.split("x"))) for size in given.sizes}
     if given.pictures:
         found = sorted(path for path in given.pictures.iterdir() if path.suffix.lower() in {".jpg", ".jpeg"})
         sets = {f"{len(found)} files": [path.read_bytes() for path in found]}
+    if given.no_server:
+        for name, files in sets.items():
+            sizes(name, files)
+        return
     table = Table(
         "pictures", "model", "sent", "KB", "made ms", "decoded ms", "1 caller ms", "server CPU ms", "images/s"
     )
