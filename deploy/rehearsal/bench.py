@@ -51,6 +51,16 @@ class Bench:
         finally:
             signal.signal(signal.SIGINT, before)
 
+    def runs(self) -> bool:
+        """Return True.
+
+        Raises:
+            RuntimeError: it ended, which it should not by itself; says what it printed.
+        """
+        if self._process.poll() is not None:
+            raise RuntimeError(self._ended(self._process.communicate()[0]))
+        return True
+
     def stop(self) -> Measured:
         """End it as Ctrl-C does; return what it measured.
 
@@ -60,7 +70,7 @@ class Bench:
         self._process.send_signal(signal.SIGINT)
         table, _ = self._process.communicate(timeout=_WAIT)
         if self._process.returncode != 0 or not self._csv.exists():
-            raise RuntimeError(f"saccade bench ended with {self._process.returncode}:\n{table}")
+            raise RuntimeError(self._ended(table))
         with self._csv.open(newline="") as file:
             (row,) = csv.DictReader(file)
         return Measured(int(row["calls"]), int(row["errors"]), table)
@@ -69,3 +79,6 @@ class Bench:
         """End it at once, if it still runs."""
         self._process.kill()
         self._process.communicate(timeout=_WAIT)
+
+    def _ended(self, printed: str) -> str:
+        return f"saccade bench ended with {self._process.returncode}:\n{printed}"

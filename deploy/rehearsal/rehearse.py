@@ -67,6 +67,17 @@ class Stage:
 def main() -> int:
     """Play all acts; return the exit code."""
     options = _options()
+    try:
+        faults = _rehearse(options)
+    except (OSError, RuntimeError, TimeoutError) as error:
+        faults = [str(error)]
+    for fault in faults:
+        _say(f"FAILED: {fault}")
+    return 1 if faults else 0
+
+
+def _rehearse(options: argparse.Namespace) -> list[str]:
+    """Play all acts under calls; return what went wrong."""
     with ExitStack() as over, tempfile.TemporaryDirectory(prefix="saccade-rehearsal-") as folder:
         stage = over.enter_context(_stage(options, Path(folder)))
         through = Connection(addresses=(f"localhost:{stage.balancer.port}",), tls_ca=stage.authority.ca)
@@ -74,13 +85,11 @@ def main() -> int:
         client = over.enter_context(Client(connection=through))
         bench = Bench(stage.balancer.port, ca=stage.authority.ca, rate=options.rate, folder=Path(folder))
         over.callback(bench.kill)
-        _wait("saccade bench calls", lambda: any("Classify" in text for text in stage.metrics()))
+        _wait("saccade bench calls", lambda: bench.runs() and any("Classify" in text for text in stage.metrics()))
         shipped = Callers(lambda: _classify(client, picture), threads=4)
         faults = [*_play(stage, options), *_told(shipped.stop(), bench.stop())]
         _say(f"sent to each place of the balancer: {', '.join(map(str, stage.balancer.served()))}")
-    for fault in faults:
-        _say(f"FAILED: {fault}")
-    return 1 if faults else 0
+        return faults
 
 
 def _told(shipped: Seen, measured: Measured) -> list[str]:

@@ -47,6 +47,23 @@ def test_no_call_of_the_shipped_client_fails() -> None:
     assert all(int(calls) > 0 for calls in sent[1].split(", ")), "every replica was sent calls"
 
 
+def test_a_bench_that_ends_is_told() -> None:
+    """A bench that ends by itself, since it was used wrongly, ends the rehearsal at once, with its own words."""
+    tool("haproxy")
+    tool("openssl")
+    done = subprocess.run(
+        [str(DEPLOY / "rehearse.sh"), "--replicas", "1", "--rate", "0"],
+        env={**os.environ, "PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=110,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "FAILED: saccade bench ended with 2" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("balancer", ["http", "tcp"])
