@@ -16,6 +16,8 @@ from service.load.scrape import ServerView
 PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
 _BUSY = 0.85
 """CPU seconds a second of a process of the client from which on it counts as the bottleneck."""
+_HALF = 0.5
+"""CPU seconds a second below which a client that is late waits for a core: more processes would wait likewise."""
 _LATE_MS, _LATE_SHARE = 1.0, 0.5
 """Calls sent so late, and by so much of the 99 % latency, that the client's own delay is in the figures."""
 
@@ -48,9 +50,8 @@ class Row:
             return f"a process of the client used {outcome.busiest:.0%} of a core; try --processes"
         late = outcome.late_milliseconds
         if late > max(_LATE_MS, _LATE_SHARE * outcome.milliseconds(99)):
-            return (
-                f"1 % of the calls were sent more than {late:.1f} ms late, which is in their latency; try --processes"
-            )
+            why = "try --processes" if outcome.busiest > _HALF else "something else takes this machine's cores"
+            return f"1 % of the calls were sent more than {late:.1f} ms late, which is in their latency; {why}"
         return ""
 
     def to_json(self) -> dict[str, Any]:

@@ -76,7 +76,9 @@ def between(before: Samples, after: Samples) -> ServerView | None:
         sums: dict[str, float] = defaultdict(float)
         for (sample, labels), value in after.items():
             if sample == name:
-                sums[dict(labels).get(label, "")] += max(0.0, value - before.get((sample, labels), 0.0))
+                then = before.get((sample, labels), 0.0)
+                # A counter that fell began again at 0: the server was restarted meanwhile.
+                sums[dict(labels).get(label, "")] += value - then if value >= then else value
         return sums
 
     seconds, counts = by("saccade_stage_seconds_sum", "stage"), by("saccade_stage_seconds_count", "stage")

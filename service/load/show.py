@@ -109,11 +109,11 @@ def print_report(report: Report, comparison: Sequence[tuple[str, dict[str, float
 
 
 def _remarks(row: Row, *, judged: bool) -> list[str]:
-    """Return what a row's reader must know; in a search the verdict is in the table."""
+    """Return what a row's reader must know; in a search the table has the verdict and the mark of a limiting client."""
     lines = story(row.outcome)
     if row.outcome.interrupted:
         lines.append(f"interrupted after {row.outcome.seconds:.1f} s")
-    if row.client_limits:
+    if row.client_limits and judged:
         lines.append(f"the client is the bottleneck: {row.client_limits}")
     if row.spread is not None:
         lines.append(f"the last rounds differ by {row.spread:.1%}")

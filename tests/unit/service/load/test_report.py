@@ -85,7 +85,8 @@ def test_story_says_when() -> None:
 
 
 @pytest.mark.parametrize(
-    ("busiest", "late", "said"), [(0.1, 10, ""), (0.95, 10, "used 95% of a core"), (0.1, 50_000, "ms late")]
+    ("busiest", "late", "said"),
+    [(0.1, 10, ""), (0.95, 10, "used 95% of a core"), (0.6, 50_000, "--processes"), (0.1, 50_000, "this machine's")],
 )
 def test_client_is_the_bottleneck(busiest: float, late: int, said: str) -> None:
     """A client that used up its core, or sent late, says so."""

@@ -38,6 +38,14 @@ def test_difference() -> None:
     assert view.memory_mb == pytest.approx(120)
 
 
+def test_restarted_server() -> None:
+    """Counters that fell began again at 0, so what they say now is what happened since."""
+    view = scrape.between(scrape.parse(AFTER), scrape.parse(BEFORE))
+    assert view is not None
+    assert view.images == 10
+    assert view.cpu_seconds == pytest.approx(5.0)
+
+
 def test_another_server() -> None:
     """Metrics that are not this service's give no view."""
     assert scrape.between({}, scrape.parse("nv_inference_count 5")) is None
