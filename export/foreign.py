@@ -16,9 +16,9 @@ from export.publish import FILE, publish
 from service import foreign, image, protobuf
 from service.errors import SetupError
 from service.graph import Graph, external_files, read_graph
-from service.loading import check_against_manifest, on_pixels, self_test
 from service.manifest import KEY, METADATA, GoldenSample, Manifest, entry, golden_sample, read_fields, read_labels
 from service.model import Options
+from service.selftest import check_against_manifest, on_pixels, self_test
 from service.session import Session, check_runtime
 
 GOLDEN_SAMPLES = 8

@@ -9,17 +9,18 @@ from typing import cast
 import numpy as np
 
 from export import evaluate, measure
-from export.cpu import name as cpu_name
 from export.evaluate import Probabilities
 from export.measure import Opened, Part
 from export.model_file import ModelFile
 from service import cores, foreign
 from service.errors import ModelRejected
 from service.graph import read_graph
-from service.loading import check_against_manifest, open_session
+from service.hosts import cpu_name
+from service.loading import open_session
 from service.manifest import Precision, Verdict, read_fields, sha256
 from service.model import Options
 from service.providers import Provider
+from service.selftest import check_against_manifest
 from service.session import check_runtime
 
 SPEED_SECONDS = 0.5

@@ -15,11 +15,11 @@ from export.model_file import ModelFile
 from service import foreign, image
 from service.errors import InvalidInput, ModelRejected, SetupError
 from service.graph import external_files, read_graph
-from service.loading import check_against_manifest, on_pixels, self_test
 from service.manifest import Manifest, Preprocessing, read_fields, sha256
 from service.model import Options
 from service.normalise import Normalise
 from service.scores import check_probabilities
+from service.selftest import check_against_manifest, on_pixels, self_test
 from service.session import Session, candidates
 
 Split = Literal["train", "validation", "test", "all"]

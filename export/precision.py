@@ -18,9 +18,9 @@ from export.measure import Opened, Part
 from export.onnx_export import write_manifest
 from export.report import summary
 from service.errors import ModelRejected, SetupError
-from service.loading import TOLERANCE
 from service.manifest import KEY, GoldenSample, Manifest, Verdict, golden_sample, sha256
 from service.providers import Provider
+from service.selftest import TOLERANCE
 from service.session import candidates
 
 Reduced = Literal["fp16", "bf16", "int8"]

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from export import cpu
 from export.checkpoint import save_whole
 from export.data import Data
 from export.processes import Processes
 from export.recipes import Recipe
+from service import hosts
 from service.errors import SetupError
 
 RECORD = "run.json"
@@ -75,7 +75,7 @@ def record(run: Path, recipe: Recipe, data: Data, processes: Processes) -> None:
             "left_out": list(data.bad),
         },
         "versions": {**versions, "python": platform.python_version()},
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu.name(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else hosts.cpu_name(),
         "threads": torch.get_num_threads(),
         "processes": processes.count,
     }

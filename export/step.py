@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from export import cpu, finetune
+from export import finetune
 from export.augment import augment, crop_and_flip, mix, shrink
 from export.checkpoint import Classifier
 from export.muon import Muon, fits
 from export.processes import Processes
 from export.recipes import Recipe
+from service import hosts
 from service.errors import SetupError
 
 _START = 1 / 25
@@ -143,7 +144,7 @@ def precision(wanted: str, device: torch.device, flags: set[str] | None = None) 
         return wanted
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    return "bf16" if "amx_bf16" in (cpu.flags() if flags is None else flags) else "fp32"
+    return "bf16" if "amx_bf16" in (hosts.cpu_flags() if flags is None else flags) else "fp32"
 
 
 def _optimizer(recipe: Recipe, model: Classifier) -> torch.optim.Optimizer:

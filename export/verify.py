@@ -16,9 +16,9 @@ from export.evaluate import accuracy, batches
 from export.onnx_export import encode, with_output
 from service import image
 from service.errors import ModelRejected
-from service.loading import check_against_manifest, self_test
 from service.manifest import Preprocessing, read_manifest
 from service.model import Options
+from service.selftest import check_against_manifest, self_test
 from service.session import Session
 
 PROBABILITY_LIMIT = 1e-5

@@ -225,10 +225,12 @@ def probe(context: typer.Context) -> None:
 
 
 def _add_commands() -> None:
-    """Add `bench` and the commands of the other stage, in the order that a newcomer meets them."""
+    """Add `bench`, `tune` and the commands of the other stage, in the order that a newcomer meets them."""
     from service.load.cli import bench
+    from service.tune.cli import tune
 
     app.command()(bench)
+    app.command()(tune)
     for entry in sorted(importlib.metadata.entry_points(group="saccade.commands"), key=lambda entry: entry.name):
         app.command(entry.name)(entry.load())
 

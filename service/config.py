@@ -66,6 +66,11 @@ class Settings(BaseSettings):
     workers: int = Field(
         1, ge=1, le=256, description="Processes that share the port; each has its own copy of all models and queues."
     )
+    tuned: bool = Field(
+        True,
+        description="Take what `saccade tune --write` stored beside a model for machines of this kind, unless options, "
+        "instances, threads or batch size are set by hand.",
+    )
     instances: int = Field(
         1, ge=1, le=64, description="Sessions of each model that run batches side by side; each holds its own weights."
     )
@@ -146,6 +151,10 @@ class Settings(BaseSettings):
         except ValueError as error:
             raise PydanticCustomError("provider_options", "{reason}", {"reason": str(error)}) from None
         return text
+
+
+TUNED = ("provider_options", "instances", "intra_op_threads", "max_batch_size")
+"""Settings that tuned ones stand for; one of them by hand, and none is tuned, since they were measured together."""
 
 
 def load_settings(**given: object) -> Settings:

@@ -1,28 +1,31 @@
 """Loading a version: a session on the best provider that passes, warmed up and tested against its golden samples."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, cast, get_args
 
-import numpy as np
-
-from service import cores, foreign, image, logs, verdicts
-from service.errors import InvalidInput, ModelRejected
+from service import cores, foreign, logs, tuned, verdicts
+from service.errors import ModelRejected
 from service.graph import Graph, external_files, read_graph
 from service.manifest import Manifest, Precision, read_fields, sha256
 from service.metrics import Metrics
-from service.model import Facts, Model, Options, Pixels, Probabilities
-from service.normalise import Normalise
-from service.providers import OPTIONS, Computed, OpenVinoOptions, Provider, ProviderOptions, TensorRtOptions
-from service.scores import check_probabilities
+from service.model import Facts, Model, Options
+from service.providers import (
+    OPTIONS,
+    Computed,
+    OpenVinoOptions,
+    Provider,
+    ProviderOptions,
+    TensorRtOptions,
+    parse_options,
+)
+from service.selftest import check_against_manifest, on_pixels, self_test
 from service.session import About, Session, candidates, computed, explain_failure
 from service.tensors import Expected
+from service.tuned import Tuned
 
 Fields = Mapping[str, object]
-
-TOLERANCE: dict[Computed, float] = {"fp32": 1e-4, "tf32": 5e-3, "fp16": 5e-3, "bf16": 3e-2, "int8": 3e-2}
-"""Largest difference from a golden sample's probabilities. fp32 differs by 2e-8 between batch sizes and by up to 1e-5
-between providers; a broken kernel, a wrong channel order or a wrong file differ by tenths."""
 
 HINTED = (OpenVinoOptions, TensorRtOptions)
 """Options of the providers that compute float32 graphs in bf16 where they are asked to."""
@@ -53,13 +56,78 @@ def check_files(path: Path) -> None:
 
 
 def load_model(path: Path, name: str, version: int, options: Options, metrics: Metrics) -> Model:
-    """Load, warm up and self-test a model file on the best provider that passes.
+    """Load, warm up and self-test a model file on the best provider that passes; as it was tuned here, if it was.
+
+    Raises:
+        ModelRejected: no provider that was asked for can run it right; the text says why for each.
+    """
+    digest = sha256(path, *external_files(path, read_graph(path)).values())
+    try:
+        settings = _tuned(path, options, digest)
+    except ValueError as error:
+        logs.info("tuned settings not used", model=name, version=version, reason=str(error))
+        settings = None
+    if settings is None:
+        return _load(path, name, version, options, metrics, digest=digest)
+    told = settings.model_dump(
+        include={"goal", "provider", "provider_options", "instances", "intra_op_threads", "max_batch_size"}
+    )
+    try:
+        model = _load(path, name, version, _with(options, settings), metrics, digest=digest)
+    except ModelRejected as error:
+        logs.warning("tuned settings not used", model=name, version=version, reason=str(error), **told)
+        note = f"its tuned settings do not run: {error}"
+        return _load(path, name, version, options, metrics, digest=digest, notes=(note,))
+    logs.info("tuned settings", model=name, version=version, host=options.host, **told)
+    return model
+
+
+def _tuned(path: Path, options: Options, digest: str) -> Tuned | None:
+    """Return the tuned settings of a file for this kind of machine; None where there are none.
+
+    Raises:
+        ValueError: they may not be used; says why.
+    """
+    settings = tuned.read(path.parent).hosts.get(options.host) if options.host else None
+    if settings is None:
+        return None
+    if options.by_hand:
+        raise ValueError(f"{options.by_hand} was given by hand")
+    if options.provider not in {"auto", settings.provider}:
+        raise ValueError(f"--provider is {options.provider}, they are for {settings.provider}")
+    if settings.sha256 != digest:
+        raise ValueError("they were measured with another model file; run `saccade tune --write` again")
+    return settings
+
+
+def _with(options: Options, settings: Tuned) -> Options:
+    given = parse_options(settings.provider, settings.provider_options)
+    return replace(
+        options,
+        provider=settings.provider,
+        provider_options=given,
+        instances=settings.instances,
+        intra_op_threads=settings.intra_op_threads,
+        max_batch_size=settings.max_batch_size,
+    )
+
+
+def _load(
+    path: Path,
+    name: str,
+    version: int,
+    options: Options,
+    metrics: Metrics,
+    *,
+    digest: str,
+    notes: tuple[str, ...] = (),
+) -> Model:
+    """Load a model file whose SHA-256 is `digest` with options as they are.
 
     Raises:
         ModelRejected: no provider that was asked for can run it right; the text says why for each.
     """
     fields, graph = read_fields(path), read_graph(path)
-    files = [path, *external_files(path, graph).values()]
     reasons: list[str] = []
     available = options.available
     if available is None and options.onnxruntime is not None:
@@ -74,10 +142,10 @@ def load_model(path: Path, name: str, version: int, options: Options, metrics: M
                 provider,
                 passed.precision,
                 not passed.unverified,
-                sha256(*files),
+                digest,
                 passed.inferred,
                 device=", ".join(dict.fromkeys(session.about.device for session in passed.sessions)),
-                notes=(*_notes(about), *(f"passed over {reason}" for reason in reasons)),
+                notes=(*notes, *_notes(about), *(f"passed over {reason}" for reason in reasons)),
                 unverified=passed.unverified,
             )
             model = Model(facts, passed.manifest, passed.sessions, costs=passed.costs, options=options, metrics=metrics)
@@ -110,15 +178,13 @@ def try_provider(path: Path, provider: Provider, options: Options, fields: Field
         ModelRejected: see `Session`, `check_against_manifest`, `self_test` and `verdicts.check`.
     """
     expected = foreign.expected(fields, graph)
-    said = fields.get("precision")
-    precision = cast("Precision", said) if said in get_args(Precision) else "fp32"
     sessions = [
         open_session(
             path,
             provider,
             options,
             expected,
-            precision=precision,
+            precision=said_precision(fields),
             instance=instance,
             external=external_files(path, graph),
         )
@@ -133,12 +199,18 @@ def try_provider(path: Path, provider: Provider, options: Options, fields: Field
         manifest,
         provider,
         precision_now,
-        foreign=said is None,
+        foreign=fields.get("precision") is None,
         tested=tested,
         allow_unverified=options.allow_unverified,
         require_verified=options.require_verified,
     )
     return Passed(sessions, manifest, (*sessions[0].assumed, *inferred), costs, precision_now, unverified)
+
+
+def said_precision(fields: Fields) -> Precision:
+    """Return the precision of a file's numbers as far as it says; fp32 where it does not."""
+    said = fields.get("precision")
+    return cast("Precision", said) if said in get_args(Precision) else "fp32"
 
 
 def open_session(
@@ -183,63 +255,3 @@ def _notes(about: About) -> tuple[str, ...]:
     """Return what an operator should know of how a session runs."""
     left = [f"{about.on_cpu} nodes left to the CPU by {about.provider}"] if about.on_cpu else []
     return (*about.notes, *left)
-
-
-def on_pixels(session: Session, manifest: Manifest) -> Callable[[Pixels], Probabilities]:
-    """Return what gives the probabilities of pictures uint8 [N, height, width, channels], whatever the graph takes."""
-    normalise = Normalise(manifest.preprocessing, session.input)
-    return lambda pixels: session.run(normalise.batch(pixels))
-
-
-def check_against_manifest(session: Session, manifest: Manifest) -> None:
-    """Refuse a file whose graph is not what its manifest says.
-
-    Raises:
-        ModelRejected: sizes or classes differ.
-    """
-    spec = manifest.preprocessing
-    said = (spec.height, spec.width, spec.channels)
-    if session.input_shape != said:
-        raise ModelRejected(
-            f"the graph takes {session.input_shape} (height, width, channels), the manifest says {said}"
-        )
-    if session.classes != len(manifest.labels):
-        raise ModelRejected(
-            f"the graph gives {session.classes} classes, the manifest has {len(manifest.labels)} labels"
-        )
-
-
-def self_test(
-    run: Callable[[Pixels], Probabilities], manifest: Manifest, options: Options, precision: Computed | None = None
-) -> bool:
-    """Return whether golden samples gave the expected probabilities here; False where the file carries none.
-
-    Args:
-        run: gives the probabilities of pictures.
-        manifest: holds the samples.
-        options: what the file is loaded with.
-        precision: what the numbers are computed in, where that is not the file's own.
-
-    Raises:
-        ModelRejected: a sample gave something else; names the sample, the difference and the limit.
-    """
-    precision = precision or manifest.precision
-    samples, spec = manifest.golden_samples, manifest.preprocessing
-    limits = [TOLERANCE[precision] if each.tolerance is None else each.tolerance for each in samples]
-    for first in range(0, len(samples), options.max_batch_size):
-        chunk = samples[first : first + options.max_batch_size]
-        try:
-            pixels = np.stack([image.decode(sample.picture, spec, max_pixels=options.max_pixels) for sample in chunk])
-        except InvalidInput as error:
-            raise ModelRejected(f"self-test: a golden sample cannot be decoded: {error.reason}") from None
-        probabilities = run(pixels)
-        check_probabilities(probabilities, len(chunk), len(manifest.labels))
-        apart = np.abs(probabilities - np.array([sample.probabilities for sample in chunk], np.float32)).max(axis=1)
-        over = apart - limits[first : first + len(chunk)]
-        if over.max() > 0:
-            worst = int(over.argmax())
-            raise ModelRejected(
-                f"self-test: golden sample {first + worst} is {apart[worst]:.2g} from its expected probabilities; "
-                f"the limit for {precision} is {limits[first + worst]:.2g}"
-            )
-    return bool(samples)

@@ -109,6 +109,10 @@ class Options:
     """Whether a reduced precision is served without a verdict."""
     require_verified: bool = False
     """Whether a file without golden samples is refused."""
+    host: str = ""
+    """The kind of this machine, whose tuned settings are taken; empty: none are. See service.tuned."""
+    by_hand: str = ""
+    """What was set by hand, so that no tuned settings are taken: the flags."""
     max_pixels: int = 50_000_000
     budget: PixelBudget | None = field(default=None, repr=False)
     """Shared by all models of a server; likewise `decoder`."""
@@ -175,6 +179,7 @@ class Model:
         self._shape, self._size = self.input.shape, self.input.picture
         self._bytes = math.prod(self._size)
         self.queue_size = options.queue_size
+        self._instances = len(sessions)
         self._max_pixels, self._budget = options.max_pixels, options.budget
         self._decoder = options.decoder or Decoder(cores.count(), cores.unpin)
         self._faults = 0
@@ -221,6 +226,11 @@ class Model:
     def max_batch_size(self) -> int:
         """The most pictures that run together."""
         return self._batcher.max_batch_size
+
+    @property
+    def most_calls(self) -> int:
+        """How many calls there are when the queue is full and every instance runs its largest batch."""
+        return self.queue_size + self._instances * self.max_batch_size
 
     def classify(self, pictures: Sequence[Picture], *, top_k: int = 0, deadline: float | None = None) -> Answer:
         """Return the most probable categories of each picture; for callers with a thread to wait on.

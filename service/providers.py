@@ -139,6 +139,15 @@ def parse_options(choice: ProviderChoice, text: str) -> dict[Provider, ProviderO
     return {provider: _validated(provider, options) for provider, options in said.items()}
 
 
+def options_text(options: ProviderOptions) -> str:
+    """Return what was said of a provider, as `parse_options` takes it for that provider."""
+    said = options.model_dump(mode="json", include=options.model_fields_set)
+    pairs = {name: _shown(value) for name, value in said.items()}
+    if any(not value or set(value) & set(" \t\n") for value in pairs.values()):
+        return json.dumps(said)
+    return " ".join(f"{name}={value}" for name, value in pairs.items())
+
+
 def options_table() -> str:
     """Return all options as Markdown tables; the manual's are made by this."""
     parts = []

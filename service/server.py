@@ -18,10 +18,11 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from service import cores, logs
 from service.budget import PixelBudget
-from service.config import Settings
+from service.config import TUNED, Settings, flag
 from service.counts import Counts
 from service.decoder import Decoder
 from service.errors import SetupError, UnknownModel
+from service.hosts import host_type
 from service.loading import check_files, load_model
 from service.looks import RESERVED
 from service.metrics import Metrics
@@ -99,6 +100,8 @@ def open_repository(
         instances=settings.instances,
         allow_unverified=settings.allow_unverified,
         require_verified=settings.require_verified,
+        host=host_type(threads, check_runtime()) if settings.tuned else "",
+        by_hand=", ".join(flag(name) for name in TUNED if name in settings.model_fields_set),
         pin=cores.home(settings.pin),
         max_pixels=settings.max_pixels,
         budget=PixelBudget(settings.decode_pixels),
@@ -339,7 +342,8 @@ class Server:
 
     def _most_calls(self) -> int:
         """Return how many calls there are when every queue is full and every instance runs its largest batch."""
-        each = self._settings.queue_size + self._settings.instances * self._settings.max_batch_size
+        plain = self._settings.queue_size + self._settings.instances * self._settings.max_batch_size
+        each = max([plain, *(entry.model.most_calls for entry in self.repository.versions() if entry.model)])
         return each * max(1, len(self.repository.readiness()))
 
     def _report_health(self) -> None:

@@ -18,6 +18,7 @@ SERVER = [
         "service.counts",
         "service.decoder",
         "service.formats",
+        "service.hosts",
         "service.protobuf",
         "service.rpc.deadlines",
         "service.rpc.pb",
@@ -30,7 +31,7 @@ SERVER = [
     ["service.control", "service.manifest", "service.polling", "service.requests", "service.scores"],
     ["service.shown", "service.certificates", "service.tokens"],
     ["service.tls"],
-    ["service.graph", "service.metrics", "service.tensors", "service.verdicts"],
+    ["service.graph", "service.metrics", "service.tensors", "service.tuned", "service.verdicts"],
     ["service.foreign", "service.normalise"],
     ["service.image", "service.batcher", "service.session.runtime", "service.session.plan", "service.session.progress"],
     ["service.session.nvidia"],
@@ -40,6 +41,7 @@ SERVER = [
     ["service.session.classifier", "service.session.graph"],
     ["service.session"],
     ["service.model"],
+    ["service.selftest"],
     ["service.loading"],
     ["service.versions"],
     ["service.switch"],
@@ -55,6 +57,12 @@ SERVER = [
     ["service.places", "service.port"],
     ["service.rounds"],
     ["service.supervisor", "service.worker"],
+    ["service.tune.settings"],
+    ["service.tune.kinds", "service.tune.running"],
+    ["service.tune.search"],
+    ["service.tune.command"],
+    ["service.tune.show"],
+    ["service.tune.cli"],
     ["service.load"],
     ["service.classify"],
     ["service.cli"],
@@ -87,6 +95,7 @@ EXPORT_MAY_USE = {
     "service.cores",
     "service.foreign",
     "service.graph",
+    "service.hosts",
     "service.manifest",
     "service.image",
     "service.providers",
@@ -95,6 +104,7 @@ EXPORT_MAY_USE = {
     "service.loading",
     "service.normalise",
     "service.scores",
+    "service.selftest",
     "service.errors",
     "service.client",
     "service.connection",
@@ -108,6 +118,7 @@ OWNERS = {
         "service/cli.py",
         "service/load/cli.py",
         "service/options.py",
+        "service/tune/cli.py",
         "export/cli.py",
         "export/cli_evaluate.py",
         "export/cli_train.py",
@@ -166,7 +177,7 @@ def test_service_imports_only_what_lies_below(path: Path) -> None:
     client = layer(CLIENT, name) is not None and layer(SERVER[:-4], name) is None
     layers = CLIENT if client else SERVER
     own = layer(layers, name)
-    if name == "service.load":
+    if name in {"service.load", "service.tune"}:
         assert not list(imports(path))
         return
     assert own is not None, f"{name} has no layer; give it a room in tests/test_layers.py"

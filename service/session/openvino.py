@@ -8,6 +8,7 @@ to the CPU's provider where an option is wrong.
 import json
 from pathlib import Path
 
+from service import hosts
 from service.errors import ModelRejected
 from service.providers import OpenVinoOptions
 from service.session.plan import Plan, Wanted, check_folder
@@ -17,10 +18,9 @@ _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 _AVX512 = {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
 _NEEDS = {"bf16": _AVX512, "fp16": {"avx512_fp16"}}
 """The CPU's features without which OpenVINO's CPU plugin computes in fp32 whatever the hint says."""
-_CPUINFO = Path("/proc/cpuinfo")
 
 
-def plan(options: OpenVinoOptions, wanted: Wanted, cpuinfo: Path = _CPUINFO) -> Plan:
+def plan(options: OpenVinoOptions, wanted: Wanted, cpuinfo: Path = hosts.CPUINFO) -> Plan:
     """Return how a session is asked for.
 
     Raises:
@@ -52,12 +52,7 @@ def plan(options: OpenVinoOptions, wanted: Wanted, cpuinfo: Path = _CPUINFO) -> 
 
 
 def _check_features(precision: str, cpuinfo: Path) -> None:
-    try:
-        lines = cpuinfo.read_text().splitlines()
-    except OSError:
-        lines = []
-    flags = {flag for line in lines if line.startswith("flags") for flag in line.split()}
-    missing = sorted(_NEEDS[precision] - flags)
+    missing = sorted(_NEEDS[precision] - hosts.cpu_flags(cpuinfo))
     if missing:
         raise ModelRejected(
             f"precision={precision} was asked for and this CPU has no {', '.join(missing)}: OpenVINO would compute in "

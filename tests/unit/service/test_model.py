@@ -20,13 +20,14 @@ from service.budget import PixelBudget
 from service.decoder import Decoder
 from service.errors import DeadlineExceeded, InferenceFailed, InvalidInput, ModelRejected, Overloaded, Unavailable
 from service.image import Pixels
-from service.loading import TOLERANCE, load_model, self_test
+from service.loading import load_model
 from service.manifest import Manifest, Precision, golden_sample, sha256
 from service.metrics import Metrics
 from service.model import Answer as ModelAnswer
 from service.model import Facts, Model, Options, Picture
 from service.providers import ProviderChoice
 from service.scores import best_of
+from service.selftest import TOLERANCE, self_test
 from service.session import Session
 from tests.fakes import WAIT, HeldSession, Job
 from tests.onnx_models import LABELS, SPEC, pictures, probabilities, weights, write_model

@@ -1,0 +1,171 @@
+"""One tuning: the versions of a model, what is best for each, and what is stored of that."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from service import cores, hosts, looks, tuned
+from service.errors import ModelRejected, SetupError
+from service.graph import external_files, read_graph
+from service.looks import FILE
+from service.manifest import sha256
+from service.session import check_runtime
+from service.tune import kinds
+from service.tune.running import Open, opener
+from service.tune.search import Choice, Goal, Outcome, Search
+from service.tune.settings import settings
+
+BUNDLED = Path(__file__).parents[1] / "bundled/models"
+VERSIONS = 3
+"""The highest ones are tuned: as many as a server keeps."""
+AS_FAST = 0.9
+"""A lower version is named best only where the higher one has less than this share of its speed: the two were not
+measured in turns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is to be tuned.
+
+    Attributes:
+        repository: the model repository.
+        model: its name there.
+        version: the only one, or 0: the highest ones.
+        wanted: which kinds.
+        limit: seconds in all.
+        max_batch_size: the largest batch that is tried.
+        default_batch: the largest batch that a server runs by default.
+    """
+
+    repository: Path
+    model: str
+    version: int = 0
+    wanted: kinds.Wanted = field(default_factory=kinds.Wanted)
+    limit: float = 120.0
+    max_batch_size: int = 64
+    default_batch: int = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What was found of one version.
+
+    Attributes:
+        version: its number.
+        path: its file.
+        outcome: what was measured; None where no kind may serve it.
+        left_out: which kinds were not measured, and why.
+    """
+
+    version: int
+    path: Path
+    outcome: Outcome | None
+    left_out: Sequence[str]
+
+
+def task(given: str, repository: Path | None) -> tuple[Path, str]:
+    """Return the repository and the name that MODEL means: the folder of a model, or a name in the repository.
+
+    Raises:
+        SetupError: there is no such model; says what there is.
+    """
+    folder = Path(given)
+    if repository is None and folder.is_dir():
+        return folder.resolve().parent, folder.resolve().name
+    root = repository or BUNDLED
+    try:
+        there = looks.look(root.resolve(strict=True))
+    except OSError as error:
+        raise SetupError(f"--repository {root} cannot be read: {error.strerror}") from None
+    if not there.models.get(given):
+        names = ", ".join(name for name, found in there.models.items() if found) or "none"
+        raise SetupError(f"no model {given!r} in {root}; there are: {names}. Name another by --repository")
+    return root, given
+
+
+def run(
+    given: Task,
+    *,
+    open_setting: Open | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+    told: Callable[[str], None] = lambda _: None,
+) -> list[Result]:
+    """Tune the versions of a model, the highest first, each for its share of the time.
+
+    Args:
+        given: what.
+        open_setting: makes a setting run; None: in this process.
+        clock: seconds.
+        told: what is being done.
+
+    Raises:
+        SetupError: there is no such version.
+        ModelRejected: no version can be served here; says why.
+    """
+    started = clock()
+    found = looks.look_at(given.repository.resolve(), given.model)
+    numbers = [given.version] if given.version else sorted(found, reverse=True)[:VERSIONS]
+    if not set(numbers) <= set(found):
+        there = ", ".join(map(str, sorted(found)))
+        raise SetupError(f"no version {given.version} of {given.model!r}; there are: {there}")
+    results = []
+    for place, number in enumerate(numbers):
+        path = given.repository / given.model / str(number) / FILE
+        end = clock() + (started + given.limit - clock()) / (len(numbers) - place)
+        told(f"testing version {number}")
+        try:
+            kept, left_out = kinds.find(path, number, given.wanted)
+        except ModelRejected as error:
+            results.append(Result(number, path, None, [str(error)]))
+            continue
+        outcome = None
+        if kept:
+            maker = open_setting or opener(given.max_batch_size, given.wanted.onnxruntime)
+            search = Search(maker, clock, end - clock(), default_batch=given.default_batch, told=told)
+            outcome = search.run(settings(kept, cores.count(), path.stat().st_size))
+        results.append(Result(number, path, outcome, left_out))
+    if not any(result.outcome for result in results):
+        why = "; ".join(f"version {each.version}: {reason}" for each in results for reason in each.left_out)
+        raise ModelRejected(f"nothing can be measured: {why}")
+    return results
+
+
+def best(results: Sequence[Result], goal: Goal) -> tuple[Result, Choice]:
+    """Return the version and its choice that are best for a goal; of two about as fast the higher one."""
+    choices = [(each, each.outcome.choice(goal)) for each in results if each.outcome]
+    most = max(choice.best.score(goal) for _, choice in choices)
+    return next((result, choice) for result, choice in choices if choice.best.score(goal) >= AS_FAST * most)
+
+
+def write(result: Result, goal: Goal) -> str:
+    """Store what is best of a version for a goal as its default on this kind of machine; return what was done.
+
+    Raises:
+        SetupError: it cannot be written.
+    """
+    assert result.outcome is not None  # noqa: S101 - only what was measured is stored
+    choice, runtime = result.outcome.choice(goal), check_runtime()
+    host = hosts.host_type(cores.count(), runtime)
+    folder, setting = result.path.parent, choice.best.setting
+    if setting.kind.unverified:
+        return f"version {result.version}: not stored, since only --allow-unverified serves it"
+    if not choice.better:
+        tuned.write(folder, host, None)
+        return f"version {result.version}: the default is best, and nothing is stored"
+    entry = tuned.Tuned(
+        goal=goal,
+        provider=setting.kind.provider,
+        provider_options=setting.kind.options,
+        instances=setting.instances,
+        intra_op_threads=setting.threads,
+        max_batch_size=choice.batch,
+        gain=choice.gain,
+        images_per_second=max(choice.best.rates.values()),
+        runtime=runtime,
+        measured=datetime.now(UTC).date().isoformat(),
+        sha256=sha256(result.path, *external_files(result.path, read_graph(result.path)).values()),
+    )
+    tuned.write(folder, host, entry)
+    return f"version {result.version}: stored in {folder / tuned.FILE} for {host}"
