@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from export import architectures
+from export import architectures, model_file
 from export.recipes import Recipe
 from service.errors import SetupError
 from service.manifest import Preprocessing
 
-FILE = "checkpoint.pt"
+FILE = model_file.CHECKPOINT
 
 
 class Classifier(nn.Module):

@@ -13,8 +13,8 @@ from service.errors import SetupError
 from service.providers import ProviderChoice
 
 if TYPE_CHECKING:
-    from export.precision import Wanted
     from export.published import Published
+    from export.tries import Wanted
 
 __all__ = ["demo", "export", "train"]
 
@@ -96,8 +96,8 @@ def export(
     if precision != "fp32":
         if weights is not None or labels or preset or explain:
             raise typer.BadParameter("--precision starts from a run or a fp32 file that says everything of itself")
-        need_extra()
-        from export.precision import Wanted
+        need_extra("onnx")  # a file needs no torch: it may be measured where ONNX Runtime is another one
+        from export.tries import Wanted
 
         wanted = Wanted(precision, max_drop, provider)
         _export_reduced(source, wanted, repository, name, data=data, data_folder=data_folder)

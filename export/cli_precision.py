@@ -5,10 +5,11 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export import checkpoint, measure, model_file, publish
+from export import measure, model_file, publish
 from export.cli_evaluate import progress
-from export.precision import REPORT, Named, Wanted, reduce
-from export.release import release
+from export.extra import need_extra
+from export.precision import REPORT, Named, reduce
+from export.tries import Wanted
 from service.manifest import Verdict, read_manifest
 
 if TYPE_CHECKING:
@@ -51,7 +52,10 @@ def run(
 
 def _float_file(source: str, folder: Path, repository: Path, data_folder: Path | None) -> tuple[Path, str]:
     """Return the fp32 file and its model's name; of a run it is exported and verified first."""
-    if (Path(source) / checkpoint.FILE).is_file():
+    if (Path(source) / model_file.CHECKPOINT).is_file():
+        need_extra()
+        from export.release import release
+
         version, _ = release(Path(source), folder / "float", data_folder=data_folder)
         return version / publish.FILE, version.parent.name
     here = not Path(source).exists() and (repository / source).is_dir()

@@ -5,9 +5,14 @@ import os
 
 from service.errors import SetupError
 
+PACKAGES = ("torch", "onnx", "onnxscript", "sklearn", "matplotlib")
 
-def need_extra() -> None:
-    """Get ready for torch; where its packages are missing, say which command mends it.
+
+def need_extra(*packages: str) -> None:
+    """Get ready for torch; where packages are missing, say which command mends it.
+
+    Args:
+        packages: those that are needed; all if none are named.
 
     Raises:
         SetupError: a package is missing.
@@ -15,10 +20,6 @@ def need_extra() -> None:
     # torch's threads spin while they wait for each other: with one busy neighbour on two cores the digits took 32 s
     # instead of 7, and 11 with this. It is read when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    missing = [
-        name
-        for name in ("torch", "onnx", "onnxscript", "sklearn", "matplotlib")
-        if importlib.util.find_spec(name) is None
-    ]
+    missing = [name for name in packages or PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise SetupError(f"{', '.join(missing)} missing: run `pip install 'saccade[cpu,train]'`")

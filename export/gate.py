@@ -10,6 +10,7 @@ import numpy as np
 
 from export import evaluate, measure
 from export.evaluate import Probabilities
+from export.evaluation import Progress
 from export.measure import Opened, Part
 from export.model_file import ModelFile
 from service import cores, foreign
@@ -73,6 +74,35 @@ def answer(opened: Opened, part: Part, advance: Callable[[int], None] = lambda _
     """
     true = measure.true_indices(part, opened.manifest.labels)
     return Answered(opened, true, measure.answers(opened, part, advance))
+
+
+class Answers:
+    """The answers of a fp32 file, asked for once each, and those of others.
+
+    Args:
+        source: the fp32 file.
+        progress: shows how far it is.
+    """
+
+    def __init__(self, source: Path, progress: Progress) -> None:
+        self.source, self._progress = source, progress
+        self._references: dict[tuple[Provider, str], Answered] = {}
+
+    def reference(self, provider: Provider, part: Part) -> Answered:
+        """Return what the fp32 file answers for a part on a provider."""
+        key = (provider, part.split)
+        if key not in self._references:
+            self._references[key] = self.of(self.source, provider, part, f"{provider}: fp32")
+        return self._references[key]
+
+    def of(self, path: Path, provider: Provider, part: Part, what: str) -> Answered:
+        """Return what a file answers for a part on a provider; `what` is shown meanwhile.
+
+        Raises:
+            ModelRejected, SetupError: see `open_on` and `answer`.
+        """
+        with self._progress(what, len(part.pictures)) as advance:
+            return answer(open_on(path, provider), part, advance)
 
 
 def judge(reference: Answered, reduced: Answered, part: Part, precision: Precision, max_drop: float) -> Verdict:

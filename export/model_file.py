@@ -7,6 +7,8 @@ import service
 from service.errors import SetupError
 
 FILE = "model.onnx"
+CHECKPOINT = "checkpoint.pt"
+"""What a training run is known by."""
 BUNDLED = Path(service.__file__).parent / "bundled/models"
 
 
@@ -64,7 +66,7 @@ def _at(path: Path) -> ModelFile:
     versions = [entry for entry in path.iterdir() if entry.name.isdecimal() and (entry / FILE).is_file()]
     if versions:
         return _named(max(versions, key=lambda entry: int(entry.name)) / FILE)
-    if (path / "checkpoint.pt").is_file():
+    if (path / CHECKPOINT).is_file():
         raise SetupError(f"{path} is a training run; run `saccade export {path} --repository models` first")
     raise SetupError(f"{path} has neither {FILE} nor versions (1/{FILE}, 2/{FILE}, ...)")
 

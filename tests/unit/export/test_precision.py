@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +11,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from export import cli_precision, gate, int8, model_file, precision
+from export import cli_precision, gate, int8, model_file, precision, tries
 from export.data import Data
-from export.precision import Made, Named, Setting, Wanted, reduce
+from export.precision import Made, Named, reduce
+from export.tries import Setting, Wanted
 from service.errors import ModelRejected, SetupError
 from service.loading import load_model
 from service.manifest import Manifest, read_manifest
@@ -167,9 +170,9 @@ def test_calibration_has_every_class_alike(digits: Data) -> None:
     uneven = replace(digits, train=digits.train.take(rare.astype(np.int64)))
     spec = {"height": 8, "width": 8, "channels": 1}
     manifest = Manifest.model_validate({"labels": digits.classes, "preprocessing": spec})
-    pixels = precision.calibration_pixels(uneven, manifest)
+    pixels = tries.calibration_pixels(uneven, manifest)
     threes = {digits.train.images[index].tobytes() for index in np.flatnonzero(digits.train.labels == 3)}
-    assert len(pixels) == precision.CALIBRATION_PICTURES
+    assert len(pixels) == tries.CALIBRATION_PICTURES
     assert sum(picture.tobytes() in threes for picture in pixels) == 40
 
 
@@ -177,7 +180,7 @@ def test_calibration_sees_what_training_saw(digits: Data) -> None:
     """Where the recipe exchanges black and white of half of the pictures, half of the sample is exchanged too."""
     spec = {"height": 8, "width": 8, "channels": 1}
     fields = {"labels": digits.classes, "preprocessing": spec, "recipe": {"invert": 0.5}}
-    pixels = precision.calibration_pixels(digits, Manifest.model_validate(fields))
+    pixels = tries.calibration_pixels(digits, Manifest.model_validate(fields))
     bright = (pixels.reshape(len(pixels), -1).mean(axis=1) > 127).mean()
     assert 0.35 < bright < 0.65
 
@@ -221,3 +224,9 @@ def test_settings_are_said_in_words() -> None:
     """What was tried reads as a sentence."""
     assert str(Setting("entropy")) == "entropy, every layer"
     assert str(Setting("minmax", ("conv1", "fc"))) == "minmax, conv1, fc in float"
+
+
+def test_a_file_needs_no_torch() -> None:
+    """A fp32 file is reduced without torch, so in OpenVINO's environment too, which has none."""
+    code = "import sys, export.cli_precision; sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
