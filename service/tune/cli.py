@@ -67,7 +67,7 @@ def tune(
         parse_options(provider, provider_options)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--provider-options") from None
-    root, name = command.task(model, repository)
+    root, name = command.find_model(model, repository)
     wanted = kinds.Wanted(provider, provider_options, allow_unverified)
     task = command.Task(root, name, version, wanted, time_limit, max_batch_size)
     with show.progress(time_limit, quiet=as_json) as told:

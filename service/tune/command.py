@@ -65,7 +65,7 @@ class Result:
     left_out: Sequence[str]
 
 
-def task(given: str, repository: Path | None) -> tuple[Path, str]:
+def find_model(given: str, repository: Path | None) -> tuple[Path, str]:
     """Return the repository and the name that MODEL means: the folder of a model, or a name in the repository.
 
     Raises:
@@ -101,10 +101,11 @@ def run(
         told: what is being done.
 
     Raises:
-        SetupError: there is no such version.
+        SetupError: there is no such version, or not one ONNX Runtime.
         ModelRejected: no version can be served here; says why.
     """
     started = clock()
+    check_runtime()
     found = looks.look_at(given.repository.resolve(), given.model)
     numbers = [given.version] if given.version else sorted(found, reverse=True)[:VERSIONS]
     if not set(numbers) <= set(found):

@@ -1,5 +1,6 @@
 """Shows a tuning to people: a bar while it goes on, then the table and the command lines."""
 
+import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,9 @@ from rich.table import Table
 from service.tune.command import Result, Task, best
 from service.tune.search import GOALS, LEAST_ROUNDS, Choice, Goal, Measured, Outcome
 from service.tune.settings import flags
+
+UNSTEADY = 1.5
+"""Rounds further apart than this say more of what else runs than of the setting."""
 
 
 @contextmanager
@@ -70,7 +74,7 @@ def lines(task: Task, results: Sequence[Result], *, bundled: bool = False) -> li
 
 def command(task: Task, choice: Choice, *, bundled: bool = False) -> str:
     """Return the command line that serves a choice; the default needs no flags but those of the repository."""
-    words = ["saccade serve", *([] if bundled else [f"--repository {task.repository}"])]
+    words = ["saccade serve", *([] if bundled else [f"--repository {shlex.quote(str(task.repository))}"])]
     return " ".join([*words, *([flags(choice.best.setting, choice.batch)] if choice.better else [])])
 
 
@@ -130,4 +134,5 @@ def _why(result: Result, choice: Choice, goal: Goal) -> str:
     what = f"{tried.best.setting}, batch {tried.batch}, was {rounds}"
     if len(tried.gains) < LEAST_ROUNDS:
         return f"the default is kept: {what}, too few to tell; raise --time-limit"
-    return f"the default is best: {what}, which is noise"
+    busy = "; is the machine busy with other work?" if max(tried.gains) > UNSTEADY * min(tried.gains) else ""
+    return f"the default is best: {what}, which is noise{busy}"

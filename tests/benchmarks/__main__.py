@@ -12,6 +12,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -44,6 +45,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seconds", type=float, default=plan.seconds, help=f"a row and round ({plan.seconds:g})")
     made.add_argument("--rounds", type=int, default=plan.rounds, help=f"how often each row is measured ({plan.rounds})")
     made.add_argument("--calls", type=int, default=plan.calls, help=f"of the row on memory ({plan.calls:,})")
+    made.add_argument(
+        "--models",
+        type=Path,
+        help="where files of providers and precisions are kept; without torch, as another run left it",
+    )
     return made
 
 
@@ -83,7 +89,7 @@ def _advance(progress: Progress, task: TaskID, seconds: float, rows: float) -> N
 def main() -> None:
     """Print the table."""
     given = parser().parse_args()
-    plan = Plan(given.seconds, given.rounds, given.calls)
+    plan = Plan(given.seconds, given.rounds, given.calls, given.models)
     groups = chosen(given.rows)
     total = sum(group.seconds(plan) * len(names) for group, names in groups)
     rows = sum(len(names) for _, names in groups)

@@ -1,4 +1,4 @@
-"""Every provider at hand on the same files: a ResNet-50 with random weights, and the bundled LeNet-5.
+"""Every provider at hand on the same files: a ResNet-50 with random weights, on GPUs in fp16 too, and LeNet-5.
 
 For each provider, and each precision that it can be told: images a second served and of the bare session in the same
 run, p50 and p99, how often it agrees with the cpu provider on the best class, and how much faster than the cpu provider
@@ -11,6 +11,7 @@ python -m tests.benchmarks.providers [--models FOLDER] [--seconds 6] [--rounds 3
 import argparse
 import shutil
 import statistics
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -27,20 +28,25 @@ from service.errors import SaccadeError
 from service.load.outcome import Outcome
 from service.load.plan import Load
 from service.load.processes import run
+from service.loading import said_precision
+from service.manifest import KEY, read_fields, read_manifest
 from service.providers import Provider, parse_options
 from service.rpc.pb.saccade.v1 import classifier_pb2 as pb
 from service.server import BUNDLED
-from service.session import Session, candidates, check_runtime
+from service.session import Session, candidates, check_runtime, computed
 from tests.benchmarks.lenet import CLASSIFY
 from tests.benchmarks.table import Compared, Group, Line, Plan, Step
 from tests.processes import ServerProcess
 
+HALF = "resnet50-fp16"
 OPTIONS: dict[Provider, Sequence[str]] = {
     "cpu": ("",),
     "openvino": ("precision=fp32", "precision=bf16"),
     "cuda": ("tf32=false", "tf32=true"),
     "tensorrt": ("precision=tf32", "precision=fp16"),
 }
+GPUS = {"cuda", "tensorrt"}
+NVIDIA_SMI = ("nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits")
 COMPARED = 64
 """Pictures on which the best class is compared with the cpu provider's."""
 
@@ -56,6 +62,8 @@ class Row(NamedTuple):
     images: int
     bare: float
     agreement: float
+    gpu_mb: float | None = None
+    """What the server took of the GPU's memory, in MB; None where there is no GPU."""
     reason: str = ""
 
     @property
@@ -65,11 +73,30 @@ class Row(NamedTuple):
 
 
 def models(folder: Path) -> None:
-    """Write the files that are compared: needs the extra `train`."""
-    from tests.benchmarks.heavy import write
+    """Write those files that are compared which are not there: ResNet-50 needs the extra `train`."""
+    if not (folder / "resnet50").is_dir():
+        from tests.benchmarks.heavy import write
 
-    write("resnet50", folder)
-    shutil.copytree(BUNDLED / "lenet5-mnist", folder / "lenet5-mnist")
+        write("resnet50", folder)
+    if GPUS & set(candidates("auto")) and not (folder / HALF).is_dir():
+        halved(folder / "resnet50/1/model.onnx", folder / HALF / "1/model.onnx")
+    if not (folder / "lenet5-mnist").is_dir():
+        shutil.copytree(BUNDLED / "lenet5-mnist", folder / "lenet5-mnist")
+
+
+def halved(path: Path, target: Path) -> None:
+    """Write an fp16 file of a fp32 one."""
+    import onnx
+
+    from export import fp16, int8
+
+    model = int8.prepare(onnx.load(path))
+    done = fp16.convert(model)
+    done.producer_name = model.producer_name
+    manifest = read_manifest(path).model_copy(update={"precision": "fp16", "golden_samples": ()})
+    onnx.helper.set_model_props(done, {KEY: manifest.to_json()})
+    target.parent.mkdir(parents=True)
+    onnx.save(done, target)
 
 
 def noise(shape: Sequence[int], count: int) -> npt.NDArray[np.uint8]:
@@ -93,35 +120,52 @@ def bare(session: Session, batch: npt.NDArray[Any], seconds: float) -> float:
 
 def measure(path: Path, provider: Provider, options: str, given: argparse.Namespace, best: dict[str, Any]) -> Row:
     """Measure one provider on one model."""
-    name, images = path.parents[1].name, given.images
+    model, images = path.parents[1].name, given.images
+    name = model.removesuffix("-fp16")
     try:
         session = Session(
             path,
             provider,
             intra_op_threads=0,
-            max_batch_size=given.images * given.callers if provider in {"cuda", "tensorrt"} else 8,
+            max_batch_size=given.images * given.callers if provider in GPUS else 8,
             options=parse_options(provider, options).get(provider),
+            precision=said_precision(read_fields(path)),
         )
         pictures = noise(session.input_shape, COMPARED)
         classes = np.concatenate([session.run(pictures[first : first + 8]) for first in range(0, COMPARED, 8)])
     except SaccadeError as error:
-        return Row(provider, options, "", "", [], images, 0.0, 0.0, str(error))
+        return Row(provider, options, "", "", [], images, 0.0, 0.0, reason=str(error))
     session.take_over()
     agreement = float((classes.argmax(axis=1) == best.setdefault(name, classes.argmax(axis=1))).mean())
     height, width, channels = session.input_shape
     pixels = [
         pb.Image(pixels=pb.Pixels(height=height, width=width, channels=channels, data=p.tobytes())) for p in pictures
     ]
-    request = pb.ClassifyRequest(model=name, images=pixels[:images]).SerializeToString()
+    request = pb.ClassifyRequest(model=model, images=pixels[:images]).SerializeToString()
     flags = ["--provider", provider, "--max-batch-size", str(session.buckets[-1]), "--allow-unverified"]
     flags += ["--provider-options", options] if options else []
     served, bares = [], []
+    before = gpu_megabytes()
     with ServerProcess(path.parents[2], *flags, "--ready", "any") as server:
         for _ in range(given.rounds):
             bares += [bare(session, pictures[: session.buckets[-1]], given.seconds / 3)]
             served += [run(Load(server.address, CLASSIFY, request, given.callers, given.seconds, 1.0))]
+        after = gpu_megabytes()
     about = session.about
-    return Row(provider, options, about.device, about.floats, served, images, statistics.median(bares), agreement)
+    precision = computed(said_precision(read_fields(path)), about.floats)
+    taken = None if before is None or after is None else after - before
+    return Row(
+        provider, options, about.device, precision, served, images, statistics.median(bares), agreement, gpu_mb=taken
+    )
+
+
+def gpu_megabytes(command: Sequence[str] = NVIDIA_SMI) -> float | None:
+    """Return how many MB of all GPUs' memory are in use; None where there is no GPU."""
+    try:
+        shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return sum(float(line) * 1.048576 for line in shown.split())
 
 
 def rows(path: Path, given: argparse.Namespace) -> Iterator[Row]:
@@ -130,17 +174,21 @@ def rows(path: Path, given: argparse.Namespace) -> Iterator[Row]:
     for provider in reversed(candidates("auto")):
         for options in OPTIONS[provider]:
             yield measure(path, provider, options, given, best)
+        half = path.parents[2] / HALF / "1/model.onnx"
+        if provider in GPUS and path.parents[1].name == "resnet50" and half.is_file():
+            yield measure(half, provider, "", given, best)
 
 
 def lines(names: Sequence[str], plan: Plan, step: Step) -> Iterator[Line]:
     """Give every provider at hand a row, as the table of `make bench` has them."""
     given = argparse.Namespace(seconds=plan.seconds, rounds=plan.rounds, callers=8, images=4)
     with tempfile.TemporaryDirectory() as folder:
-        models(Path(folder) / "models")
+        root = plan.models or Path(folder) / "models"
+        models(root)
         for name in names:
             base: Row | None = None
-            for row in rows(Path(folder) / "models" / ROWS[name] / "1/model.onnx", given):
-                called = " ".join(filter(None, (ROWS[name], "on", row.provider, row.options)))
+            for row in rows(root / ROWS[name] / "1/model.onnx", given):
+                called = " ".join(filter(None, (ROWS[name], row.precision, "on", row.provider, row.options)))
                 if row.reason:
                     yield Line(f"{called}: refused: {row.reason}", [])
                     continue
@@ -149,6 +197,8 @@ def lines(names: Sequence[str], plan: Plan, step: Step) -> Iterator[Line]:
                 if row is not base:
                     compared.append(Compared("images/s: served on the first", row.rate, base.rate))
                     compared.append(Compared("% of best classes alike: all", row.agreement * 100, 100.0))
+                if row.gpu_mb is not None:
+                    called += f", {row.gpu_mb:,.0f} MB of GPU memory"
                 yield Line(called, compared, [replace(outcome, images=row.images) for outcome in row.served])
             step(1.0)
 
@@ -169,12 +219,21 @@ def main() -> None:
     console = Console(width=130)
     with tempfile.TemporaryDirectory() as folder:
         root = given.models or Path(folder) / "models"
-        if not root.is_dir():
-            models(root)
-        for path in sorted(root.glob("*/1/model.onnx")):
+        models(root)
+        for path in sorted(root / model / "1/model.onnx" for model in ROWS.values()):
             title = f"{path.parents[1].name}, {check_runtime()}"
             table = Table(
-                "provider", "computes", "images/s", "bare", "ratio", "p50 ms", "p99 ms", "agrees", "x cpu", title=title
+                "provider",
+                "computes",
+                "images/s",
+                "bare",
+                "ratio",
+                "p50 ms",
+                "p99 ms",
+                "agrees",
+                "x cpu",
+                "GPU MB",
+                title=title,
             )
             base = 0.0
             for row in rows(path, given):
@@ -191,6 +250,7 @@ def main() -> None:
                     *(f"{statistics.median(outcome.milliseconds(p) for outcome in row.served):.1f}" for p in (50, 99)),
                     f"{row.agreement:.1%}",
                     f"{row.rate / base:.2f}",
+                    "" if row.gpu_mb is None else f"{row.gpu_mb:,.0f}",
                 )
             console.print(table)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from rich.table import Table
@@ -18,11 +19,13 @@ class Plan:
         seconds: a row and round, after a warm-up.
         rounds: how often; rows and their ceilings take turns.
         calls: of the row on memory.
+        models: folder with what the rows of providers and precisions run; None: it is written for each row.
     """
 
     seconds: float = 4.0
     rounds: int = 3
     calls: int = 200_000
+    models: Path | None = None
 
 
 @dataclass(frozen=True)

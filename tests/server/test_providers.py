@@ -13,7 +13,7 @@ from service.loading import load_model
 from service.metrics import Metrics
 from service.model import Model, Options
 from service.providers import CudaOptions, OpenVinoOptions, Provider, ProviderOptions
-from tests.conftest import Connect, StartServer
+from tests.conftest import Connect, Lines, StartServer
 from tests.fake_ort import CPU, CUDA, OPENVINO, FakeRuntime, Port
 from tests.onnx_models import LABELS, pictures, probabilities, weights, write_model
 
@@ -85,11 +85,15 @@ def test_cuda_is_served(start_server: StartServer, connect: Connect, repository:
     assert not fake.misused
 
 
-def test_nodes_on_the_cpu_are_shown(start_server: StartServer, connect: Connect, repository: Path) -> None:
-    """ListModels says how many nodes a provider left to the CPU."""
+def test_nodes_on_the_cpu_are_shown(
+    start_server: StartServer, connect: Connect, repository: Path, lines: Lines
+) -> None:
+    """ListModels and the log say how many nodes a provider left to the CPU."""
     load = _LoadEach(linear=Options("cuda", onnxruntime=runtime(nodes={CUDA: 7, CPU: 2})))
     [entry] = connect(start_server(repository, load=load, metrics=load.metrics)).models()
     assert (entry.state, entry.reason) == ("READY", "2 nodes left to the CPU by cuda")
+    [line] = [line for line in lines() if line["event"] == "nodes left on the CPU"]
+    assert (line["provider"], line["nodes"]) == ("cuda", 2)
 
 
 def test_auto_says_what_it_passed_over(start_server: StartServer, connect: Connect, repository: Path) -> None:

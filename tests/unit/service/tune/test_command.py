@@ -172,10 +172,10 @@ def test_what_fails_its_self_test_is_not_measured(repository: Path) -> None:
 def test_no_such_model(repository: Path) -> None:
     """A name or a version that is not there is an error that says what is."""
     with pytest.raises(SetupError, match=r"no model 'squares' in .*; there are: linear"):
-        command.task("squares", repository)
+        command.find_model("squares", repository)
     with pytest.raises(SetupError, match="no version 7 of 'linear'; there are: 1"):
         tune(repository, version=7, cpu=1)
-    assert command.task(str(repository / "linear"), None) == (repository, "linear")
+    assert command.find_model(str(repository / "linear"), None) == (repository, "linear")
 
 
 def test_what_is_said(repository: Path) -> None:
