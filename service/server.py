@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from service import cores, logs
@@ -30,7 +29,7 @@ from service.model import Model, Options
 from service.polling import Polling
 from service.providers import parse_options
 from service.repository import Repository
-from service.rpc import classifier, inference, wire
+from service.rpc import classifier, health, inference, wire
 from service.rpc.calls import Calls, Handler
 from service.rpc.deadlines import Deadlines
 from service.rpc.gate import Gate
@@ -47,32 +46,9 @@ BUNDLED = Path(__file__).parent / "bundled/models"
 BUNDLED_DEFAULT = "lenet5-mnist"
 
 _SERVICES = (classifier.SERVICE, inference.SERVICE)
-_SERVING = health_pb2.HealthCheckResponse.SERVING
-_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _REFUSE_SECONDS = 0.5
 """How long new calls are answered UNAVAILABLE before gRPC stops: it answers CANCELLED in a race, 122 times in 20 stops
 without this and once in 15 with it."""
-
-
-class _Health(health.HealthServicer):
-    """Health whose Watches may end while a status is sent.
-
-    The library takes its lock on gRPC's polling thread when a Watch ends, and holds it while a status is sent, which
-    ends only by that thread: each would wait for the other for ever. So the end of a Watch is handed to another thread.
-    """
-
-    def __init__(self, pool: ThreadPoolExecutor) -> None:
-        super().__init__(experimental_non_blocking=True, experimental_thread_pool=None)
-        self._pool = pool
-
-    def _on_close_callback(self, send_response_callback: Any, service: str) -> Callable[[], None]:  # noqa: ANN401
-        close = super()._on_close_callback(send_response_callback, service)  # type: ignore[misc]
-
-        def hand_over() -> None:
-            with contextlib.suppress(RuntimeError):  # the pool is gone, and so is the server
-                self._pool.submit(close)
-
-        return hand_over
 
 
 def open_repository(
@@ -173,11 +149,11 @@ class Server:
         self._polling = Polling(
             partial(self.repository.refresh, settings.grace), settings.poll_seconds, name="repository"
         )
-        # Threads for what is not ours (health) and what takes a while (lists); nothing that waits for a model is here.
+        # Threads for what takes a while (lists); nothing that waits for a model, or for a caller, is here.
         self._control = ThreadPoolExecutor(4, thread_name_prefix="control")
         self._changes = ThreadPoolExecutor(1, thread_name_prefix="repository")  # a change may take minutes
-        self._health = _Health(self._control)
-        self._health.set("", _NOT_SERVING)
+        self._health = health.Health()
+        self._health.set("", health.NOT_SERVING)
         deadlines = Deadlines()
         self._calls = Calls(self._most_calls(), self.metrics, deadlines, access_log=settings.access_log)
         self._streams = Streams(self.metrics, deadlines, **_stream_limits(settings))
@@ -187,7 +163,6 @@ class Server:
         self.gate = Gate(self._security.tokens, self.metrics, most=settings.max_caller_calls)
         for service, handlers in self._services().items():
             self.gate.add_registered_method_handlers(service, handlers)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self.gate)  # type: ignore[arg-type]
         if settings.reflection:
             _add_reflection(self.gate)
         self._grpc.add_generic_rpc_handlers((self.gate,))
@@ -195,7 +170,7 @@ class Server:
         self._stop_metrics: Callable[[], None] = lambda: None
 
     def _services(self) -> dict[str, dict[str, Handler]]:
-        """Return the handlers of every service of ours, by method."""
+        """Return the handlers of every service but reflection, by method."""
         own = classifier.Classifier(self.repository)
         protocol = inference.Inference(
             self.repository,
@@ -213,6 +188,7 @@ class Server:
                 **protocol.handlers(self._calls, self._control, self._changes),
                 "ModelStreamInfer": self._streams.handler(ModelStream(self.repository)),
             },
+            health.SERVICE: self._health.handlers(),
         }
 
     def start(self) -> None:
@@ -301,7 +277,7 @@ class Server:
         self._polling.stop()
         self.repository.stop()
         logs.info("draining", delay=delay)
-        self._health.enter_graceful_shutdown()
+        self._health.leave(_REFUSE_SECONDS)
         time.sleep(delay)
         self._calls.close()
         self._streams.close()
@@ -349,10 +325,10 @@ class Server:
     def _report_health(self) -> None:
         self._calls.limit = self._most_calls()
         readiness = self.repository.readiness()
-        overall = _SERVING if self.ready() else _NOT_SERVING
-        report = {"": overall, **dict.fromkeys(_SERVICES, overall), RESERVED: _SERVING}
-        report |= dict.fromkeys(self._reported.keys() - report.keys(), _NOT_SERVING)  # models that are gone
-        report |= {name: _SERVING if served else _NOT_SERVING for name, served in readiness.items()}
+        overall = health.SERVING if self.ready() else health.NOT_SERVING
+        report = {"": overall, **dict.fromkeys(_SERVICES, overall), RESERVED: health.SERVING}
+        report |= dict.fromkeys(self._reported.keys() - report.keys(), health.NOT_SERVING)  # models that are gone
+        report |= {name: health.SERVING if served else health.NOT_SERVING for name, served in readiness.items()}
         for service, status in report.items():
             if self._reported.get(service) != status:  # a Watch hears of every status that is set
                 self._health.set(service, status)
@@ -407,6 +383,9 @@ def _channel_options(settings: Settings) -> list[tuple[str, int]]:
     ]
     return [
         *(ends if age else []),
+        # Of one connection: gRPC takes calls faster than Python hears of them, and cancels any when 1,000 are
+        # in between: 20,000 calls of one caller, begun and reset at once, failed everybody's for seconds.
+        ("grpc.max_concurrent_streams", max(1000, 2 * settings.queue_size)),
         ("grpc.max_receive_message_length", message_bytes),
         ("grpc.max_send_message_length", message_bytes),
         # Clients test idle connections every 20 s; by default more than once in 5 minutes is too often for gRPC.
@@ -418,7 +397,7 @@ def _channel_options(settings: Settings) -> list[tuple[str, int]]:
 
 def _add_reflection(gate: Gate) -> None:
     """Register reflection; each open stream holds a thread, so they have a pool of their own."""
-    names = [*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME]
+    names = [*_SERVICES, health.SERVICE, reflection.SERVICE_NAME]
     pool = ThreadPoolExecutor(16, thread_name_prefix="reflection")
     servicer = reflection.ReflectionServicer(service_names=names)
 

@@ -48,7 +48,7 @@ SERVER = [
     ["service.repository"],
     ["service.rpc.statuses"],
     ["service.rpc.answers", "service.rpc.callers", "service.rpc.calls"],
-    ["service.rpc.classifier", "service.rpc.gate"],
+    ["service.rpc.classifier", "service.rpc.gate", "service.rpc.health"],
     ["service.rpc.tensors", "service.rpc.streams"],
     ["service.rpc.described", "service.rpc.infer"],
     ["service.rpc.inference"],

@@ -1,7 +1,7 @@
 """Around every RPC of ours: refuse, parse, failure to status, count and time.
 
 Nothing here waits. A method begins a call on gRPC's polling thread and returns; whoever has the answer gives it.
-Health and reflection are not ours: they have threads of their own and are never refused.
+Health and reflection are never refused: see service.rpc.health; reflection is not ours and has threads of its own.
 """
 
 import threading

@@ -41,8 +41,8 @@ class Gate(grpc.GenericRpcHandler):
     Args:
         tokens: returns those that count now; None where none are asked for.
         metrics: where refusals are counted.
-        most: calls of one caller under way; 0 for no limit. Health and reflection, which have threads of their own and
-            never wait for a model, do not count.
+        most: calls of one caller under way; 0 for no limit. Health and reflection, which never wait for a model, do
+            not count.
     """
 
     def __init__(self, tokens: Callable[[], Tokens | None], metrics: Metrics, *, most: int = 0) -> None:
@@ -59,7 +59,11 @@ class Gate(grpc.GenericRpcHandler):
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Handler]) -> None:
         """Serve the methods of a service. Named as the server's own, so that generated code takes this for one."""
-        self._handlers |= {f"/{service}/{method}": self._limited(method, found) for method, found in handlers.items()}
+        ours = f"/{service}/" != HEALTH
+        self._handlers |= {
+            f"/{service}/{method}": self._limited(method, found) if ours else found
+            for method, found in handlers.items()
+        }
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         """Do nothing: generated code gives the same handlers to `add_registered_method_handlers`."""
