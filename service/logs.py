@@ -12,6 +12,11 @@ from typing import Literal, TextIO
 
 LogFormat = Literal["console", "json"]
 
+LONGEST = 1000
+"""Characters of a value that are logged: the id of a request may be as long as a message."""
+LONGEST_STACK = 20_000
+"""Characters of a stack, likewise: the text of an exception may hold what a caller sent."""
+
 _logger = logging.getLogger("saccade")
 _lock = threading.Lock()
 _always: dict[str, object] = {}
@@ -71,8 +76,8 @@ class _Console(logging.Formatter):
         fields = " ".join(f"{key}={_escaped(value)}" for key, value in _fields(record).items())
         line = f"{clock} {record.levelname:<7} {record.getMessage()}  {fields}".rstrip()
         # Indented, so that no line of a stack can pose as an event of its own.
-        stack = self.formatException(record.exc_info).splitlines() if record.exc_info else []
-        return "\n".join([line, *(f"    {part}" for part in stack)])
+        stack = _cut(self.formatException(record.exc_info), LONGEST_STACK).splitlines() if record.exc_info else []
+        return "\n".join([line, *(f"    {_printable(part)}" for part in stack)])
 
 
 class _Json(logging.Formatter):
@@ -82,14 +87,24 @@ class _Json(logging.Formatter):
         time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         entry = {"time": time, "level": record.levelname.lower(), "event": record.getMessage(), **_fields(record)}
         if record.exc_info:
-            entry["stack"] = self.formatException(record.exc_info)
+            entry["stack"] = _cut(self.formatException(record.exc_info), LONGEST_STACK)
         return json.dumps(entry, default=str)
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:
-    return {**_always, **getattr(record, "fields", {})}
+    fields = {**_always, **getattr(record, "fields", {})}
+    return {name: _cut(value, LONGEST) if isinstance(value, str) else value for name, value in fields.items()}
+
+
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[:longest]}... ({len(text):,} characters)"
 
 
 def _escaped(value: object) -> str:
     text = str(value)
     return text if text.isprintable() and " " not in text and text else json.dumps(text)
+
+
+def _printable(text: str) -> str:
+    """Return a line of a stack such that it moves no cursor and changes no colour."""
+    return text if text.isprintable() else json.dumps(text, ensure_ascii=True)[1:-1]

@@ -1,7 +1,10 @@
 """The HTTP server of the metrics: plain or TLS, a thread for each scrape. Standard library only."""
 
+import contextlib
+import io
 import socket
 import ssl
+import sys
 import threading
 from collections.abc import Callable
 from socketserver import ThreadingMixIn
@@ -19,6 +22,9 @@ _PATIENCE = 10.0
 """Seconds that a scraper may be silent, in its handshake too."""
 _LOOK = 0.1
 """Seconds until `stop` is noticed."""
+MOST = 32
+"""Connections at a time, each of which holds a thread; the oldest is cut for a newer one. A scrape takes milliseconds,
+so that what is old is a caller who sends a byte now and then, or none."""
 
 
 class _Server(ThreadingMixIn, WSGIServer):
@@ -28,6 +34,11 @@ class _Server(ThreadingMixIn, WSGIServer):
     request_queue_size = 64
     context: Context
 
+    def __init__(self, address: tuple[str, int], handler: type[WSGIRequestHandler]) -> None:
+        self._lock = threading.Lock()
+        self._open: dict[Any, socket.socket] = {}  # by the address of the other end, the oldest first
+        super().__init__(address, handler)
+
     def server_bind(self) -> None:
         """Bind without asking the resolver for this machine's name, which may take seconds."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -35,6 +46,16 @@ class _Server(ThreadingMixIn, WSGIServer):
         self.server_address = self.socket.getsockname()
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
         self.setup_environ()
+
+    def process_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 - as the base has it
+        """Answer one connection on a thread of its own."""
+        with self._lock:
+            oldest = self._open.pop(next(iter(self._open))) if len(self._open) >= MOST else None
+            self._open[client_address] = request
+        if oldest is not None:
+            with contextlib.suppress(OSError):  # it has just ended by itself
+                socket.socket.shutdown(oldest, socket.SHUT_RDWR)
+        super().process_request(request, client_address)
 
     def finish_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 - as the base has it
         """Answer one connection."""
@@ -44,13 +65,37 @@ class _Server(ThreadingMixIn, WSGIServer):
             if context is None:
                 super().finish_request(request, client_address)
                 return
-            with context.wrap_socket(request, server_side=True) as secured:
+            with context.wrap_socket(request, server_side=True, do_handshake_on_connect=False) as secured:
+                with self._lock:
+                    if client_address in self._open:
+                        self._open[client_address] = secured
+                secured.do_handshake()
                 super().finish_request(secured, client_address)
-        except OSError as error:  # ssl.SSLError is one: no TLS, no certificate of ours, or gone
+        except OSError as error:  # ssl.SSLError is one: no TLS, no certificate of ours, cut, or gone
             logs.sometimes("scrape failed", peer=client_address[0], reason=str(error))
+        finally:
+            with self._lock:
+                self._open.pop(client_address, None)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401, ARG002 - as the base has it
+        """Log what went wrong; the base would print a stack."""
+        logs.sometimes("scrape failed", peer=client_address[0], reason=repr(sys.exception()))
 
 
-class _Silent(WSGIRequestHandler):
+class _Quiet(WSGIRequestHandler):
+    """Logs failures alone, and those as everything else is logged."""
+
+    def handle(self) -> None:
+        """Answer one request."""
+        self._stack = io.StringIO()
+        super().handle()
+        if stack := self._stack.getvalue():
+            logs.sometimes("metrics failed", peer=self.client_address[0], reason=stack.splitlines()[-1])
+
+    def get_stderr(self) -> Any:  # noqa: ANN401 - as the base has it
+        """Return where a stack goes when the answer could not be made or sent."""
+        return self._stack
+
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
         """Log nothing: a scrape is no event."""
 
@@ -69,7 +114,7 @@ def serve(app: Any, host: str, port: int, context: Context = lambda: None) -> tu
     """
     kind = type("_Server", (_Server,), {"address_family": socket.AF_INET6}) if ":" in host else _Server
     try:
-        server = kind((host, port), _Silent)
+        server = kind((host, port), _Quiet)
     except OSError as error:
         raise SetupError(
             f"--metrics-port {port} on {host}: {error.strerror}; choose another, or 0 for a free one"

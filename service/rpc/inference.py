@@ -176,26 +176,25 @@ class Inference:
         self, request: extensions_pb2.RepositoryModelLoadRequest, call: Call
     ) -> extensions_pb2.RepositoryModelLoadResponse:
         """Answer RepositoryModelLoad."""
-        self._check_control("RepositoryModelLoad", request, call)
+        self._check_control("RepositoryModelLoad", request)
         if request.parameters:
             names = ", ".join(sorted(request.parameters))[:80]
-            raise InvalidInput("parameters", f"failed to load: got {names}, expected none; {_CONTENT}")
-        self._change("load", request.model_name)
+            raise InvalidInput("parameters", f"failed to load: got {names!r}, expected none; {_CONTENT}")
+        self._control("load", request.model_name, call)
         return extensions_pb2.RepositoryModelLoadResponse()
 
     def repository_model_unload(
         self, request: extensions_pb2.RepositoryModelUnloadRequest, call: Call
     ) -> extensions_pb2.RepositoryModelUnloadResponse:
         """Answer RepositoryModelUnload."""
-        self._check_control("RepositoryModelUnload", request, call)
-        self._change("unload", request.model_name)
+        self._check_control("RepositoryModelUnload", request)
+        self._control("unload", request.model_name, call)
         return extensions_pb2.RepositoryModelUnloadResponse()
 
     def _check_control(
         self,
         method: str,
         request: extensions_pb2.RepositoryModelLoadRequest | extensions_pb2.RepositoryModelUnloadRequest,
-        call: Call,
     ) -> None:
         if not self._settings.allow_repository_control:
             raise Unsupported(f"{method} is off; start the server with --allow-repository-control to allow it")
@@ -204,7 +203,15 @@ class Inference:
             raise InvalidInput(
                 "model_name", f"{request.model_name[:80]!r} is no name of a model: letters, digits, '.', '_' and '-'"
             )
-        call.model = request.model_name
+
+    def _control(self, change: Change, name: str, call: Call) -> None:
+        """Load or unload; the call is counted by the model's name only where there is one of it, before or after."""
+        known = name in self._repository.readiness()
+        try:
+            self._change(change, name)
+        finally:
+            if known or name in self._repository.readiness():
+                call.model = name
 
     def _served(self, name: str) -> list[int]:
         """Return the versions of a model that are served, rising."""

@@ -237,6 +237,9 @@ def test_client_authority_changes(start: Start, secure: Open, authority: Authori
 
     until(answered)
     assert refused(secure(server, old)) is UNAVAILABLE
+    assert "saccade_model_ready" in scrape(server, authority, new)
+    with pytest.raises(OSError, match=r"(?i)alert|reset|EOF|closed|broken pipe"):
+        scrape(server, authority, old)
 
 
 def test_metrics(start: Start, authority: Authority) -> None:

@@ -152,3 +152,30 @@ def test_standard_output_is_free(capsys: pytest.CaptureFixture[str]) -> None:
     logs.setup("console")
     logs.info("event")
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("log_format", ["console", "json"])
+def test_long_values(log_format: logs.LogFormat, capsys: pytest.CaptureFixture[str]) -> None:
+    """A value of a megabyte is cut, and the line says how long it was."""
+    logs.setup(log_format)
+    logs.info("event", first="x" * 1_000_000, last=1)
+    line = capsys.readouterr().err
+    assert len(line) < logs.LONGEST + 200
+    assert "x... (1,000,000 characters)" in line
+    assert re.search(r"last\"?[:=] ?1", line)
+
+
+@pytest.mark.parametrize("log_format", ["console", "json"])
+def test_long_stacks(log_format: logs.LogFormat, capsys: pytest.CaptureFixture[str]) -> None:
+    """So is the text of an exception."""
+    logs.setup(log_format)
+    logs.failure("event", raised("x" * 1_000_000))
+    assert len(capsys.readouterr().err) < logs.LONGEST_STACK + 500
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_stacks_are_printable(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever an exception says, a stack on the console moves no cursor and changes no colour."""
+    logs.setup("console")
+    logs.failure("event", raised(text))
+    assert all(line.isprintable() for line in capsys.readouterr().err.split("\n"))
