@@ -314,6 +314,8 @@ def entry(reader: protobuf.Wire, field: protobuf.Field) -> tuple[str, str]:
 
 def _text(path: Path) -> str:
     try:
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise ModelRejected(f"{path.name} has {size:,} bytes; the limit is {MAX_BYTES:,}")
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise ModelRejected(f"{path.name} is not UTF-8 text") from None

@@ -21,6 +21,7 @@ SERVER = [
         "service.hosts",
         "service.protobuf",
         "service.rpc.deadlines",
+        "service.rpc.parts",
         "service.rpc.pb",
         "service.rpc.wire",
         "service.scrape",

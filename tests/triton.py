@@ -23,11 +23,12 @@ class TritonClient:
 
     Args:
         address: of the server.
+        options: of the client, beside the address.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, **options: object) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-m", "tests.triton_child", address],
+            [sys.executable, "-W", "error", "-m", "tests.triton_child", address, json.dumps(options)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -1,6 +1,6 @@
 """Triton's own Python client, driven line by line: its generated code cannot share a process with ours.
 
-python -m tests.triton_child HOST:PORT    (one JSON object a line, {"do": ..., arguments}; one answer a line)
+python -m tests.triton_child HOST:PORT OPTIONS    (one JSON object a line, {"do": ..., arguments}; one answer a line)
 """
 
 import asyncio
@@ -87,11 +87,12 @@ class Child:
 
     Args:
         address: of the server.
+        options: of the client, beside the address.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, options: dict[str, Any]) -> None:
         self._address = address
-        self._client = triton.InferenceServerClient(address)
+        self._client = triton.InferenceServerClient(address, **options)
         self._results: queue.Queue[Any] = queue.Queue()
         self._handle: Any = None
 
@@ -170,7 +171,7 @@ class Child:
 
 def main() -> None:
     """Answer commands until there are no more."""
-    child = Child(sys.argv[1])
+    child = Child(sys.argv[1], json.loads(sys.argv[2]))
     for line in sys.stdin:
         command = json.loads(line)
         do: Callable[[], Any] = partial(getattr(child, command.pop("do")), **command)

@@ -18,6 +18,7 @@ from service import logs
 from service.batcher import Later
 from service.errors import Cancelled, DeadlineExceeded, InvalidInput, Overloaded, RefusalReason, Unavailable, raising
 from service.metrics import Metrics
+from service.rpc import parts
 from service.rpc.deadlines import Deadlines, Entry
 from service.rpc.statuses import StatusWithDetails, to_status
 from service.rpc.wire import Wire, handler
@@ -44,8 +45,10 @@ def parse(parser: Parser[Request], raw: bytes) -> Request:
     """Return the message of these bytes.
 
     Raises:
-        InvalidInput: they are no such message.
+        InvalidInput: they are no such message, or one of more fields than any needs.
     """
+    if parts.are_too_many(raw):
+        raise InvalidInput("request", f"has more than {parts.MOST:,} fields, the limit")
     try:
         return parser.FromString(raw)
     except DecodeError:
@@ -271,8 +274,12 @@ class Calls:
         """Return the gRPC handler of a unary method whose answer takes a while: it is made on a thread of `pool`."""
 
         def begin(request: Request, call: Call, ready: Callable[[Make], None]) -> Callable[[], None]:
-            pool.submit(ready, lambda: answer(request, call))
-            return lambda: None
+            work = pool.submit(ready, lambda: answer(request, call))
+
+            def leave() -> None:
+                work.cancel()
+
+            return leave
 
         return self.unary(begin, parser, method, limited=False)
 

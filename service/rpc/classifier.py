@@ -62,7 +62,7 @@ class Classifier:
                 on_done(lambda message: self._answers_of(model).write(answer(), request.id, message))
 
             return model.start(
-                pictures_of(request),
+                pictures_of(request, model.queue_size),
                 top_k=request.top_k,
                 deadline=call.deadline,
                 alone=call.alone,
@@ -138,12 +138,14 @@ def _filled_message(request_id: str, fill: Fill) -> pb.ClassifyStreamResponse:
     return message
 
 
-def pictures_of(request: pb.ClassifyRequest) -> list[Picture]:
+def pictures_of(request: pb.ClassifyRequest, most: int) -> list[Picture]:
     """Return the pictures of a request.
 
     Raises:
-        InvalidInput: one of them holds nothing.
+        InvalidInput: one of them holds nothing, or there are more than `most`.
     """
+    if len(request.images) > most:
+        raise InvalidInput("images", f"{len(request.images):,} pictures in one request; the limit is {most:,}")
     return [_picture(number, picture) for number, picture in enumerate(request.images)]
 
 

@@ -38,7 +38,7 @@ class Deadlines:
             with self._changed:
                 left = self._heap[0][0] - time.monotonic() if self._heap else None
                 if left is None or left > 0:
-                    self._changed.wait(left)
+                    self._changed.wait(None if left is None else min(left, threading.TIMEOUT_MAX))
                     continue
                 callback, self._heap[0][2].callback = self._heap[0][2].callback, None
                 self._dead -= callback is None

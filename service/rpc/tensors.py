@@ -190,6 +190,8 @@ def _split(raw: bytes, count: int) -> list[bytes]:
             )
         elements.append(raw[begin:end])
         start = end
+        if len(elements) > count:
+            raise InvalidInput("raw_input_contents[0]", f"expected {count:,} elements, got more")
     if len(elements) != count:
         raise InvalidInput("raw_input_contents[0]", f"expected {count:,} elements, got {len(elements):,}")
     return elements

@@ -8,6 +8,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from service import image
+from service.rpc.pb.inference import service_pb2 as inference
 from service.rpc.pb.saccade.v1 import classifier_pb2 as pb
 from tests import http2
 from tests.fakes import WAIT
@@ -15,18 +16,22 @@ from tests.onnx_models import pictures, write_model
 from tests.processes import ServerProcess
 
 CLASSIFY = "/saccade.v1.ImageClassifier/Classify"
+INFER = "/inference.GRPCInferenceService/ModelInfer"
 CHECK = "/grpc.health.v1.Health/Check"
 METHODS = [
     CLASSIFY,
     "/saccade.v1.ImageClassifier/ClassifyStream",
     "/saccade.v1.ImageClassifier/ListModels",
-    "/inference.GRPCInferenceService/ModelInfer",
+    INFER,
     "/inference.GRPCInferenceService/ModelStatistics",
     CHECK,
     "/grpc.health.v1.Health/Watch",
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
 ]
 GOOD = pb.ClassifyRequest(images=[pb.Image(encoded=image.encode_png(pictures(1)[0]))]).SerializeToString()
+
+FILES = inference.ModelInferRequest(model_name="linear", raw_input_contents=[bytes(4_000_000)])
+FILES.inputs.add(name="image", datatype="BYTES", shape=[1])
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +122,38 @@ def test_compressed_messages(server: ServerProcess, algorithm: grpc.Compression)
             call(bomb, timeout=WAIT)
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         call(GOOD, timeout=WAIT)
+
+
+MANY = {
+    "more pictures than may wait": (CLASSIFY, b"\x1a\x03\x0a\x01x" * 60_000, "60,000 pictures in one request"),
+    "empty pictures": (CLASSIFY, b"\x1a\x00" * 4_000_000, "more than 70,000 fields"),
+    "parameters": (INFER, b"\x22\x05\x0a\x03a\x00b" * 1_000_000, "more than 70,000 fields"),
+    "empty elements": (INFER, FILES.SerializeToString(), "expected 1 elements, got more"),
+}
+
+
+@pytest.mark.parametrize("what", MANY)
+def test_many_small_parts(channel: grpc.Channel, what: str) -> None:
+    """A message of very many very small parts is refused before anybody looks at each of them."""
+    method, raw, text = MANY[what]
+    call: Any = channel.unary_unary(method)
+    with pytest.raises(grpc.RpcError, match=text) as caught:
+        call(raw, timeout=WAIT)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    ask(channel)
+
+
+def test_timeouts_without_an_end(server: ServerProcess, channel: grpc.Channel) -> None:
+    """A deadline of 292,000 years is none, and messages after it keep theirs."""
+    stream: Any = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
+    endless = inference.ModelInferRequest(model_name="linear", raw_input_contents=[pictures(1).tobytes()])
+    endless.inputs.add(name="image", datatype="UINT8", shape=[1, *pictures(1).shape[1:]])
+    endless.parameters["timeout"].int64_param = 2**63 - 1
+    for _ in range(2):
+        [raw] = stream(iter([endless.SerializeToString()]), timeout=WAIT)
+        assert not inference.ModelStreamInferResponse.FromString(raw).error_message
+    ask(channel)
+    assert not [line for line in server.lines if line["event"] == "raw"]
 
 
 def test_watches_of_names_that_there_are_not(server: ServerProcess, channel: grpc.Channel) -> None:

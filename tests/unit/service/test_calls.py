@@ -1,5 +1,6 @@
 """Calls over a wire that is a fake: what is refused, what is answered, what is counted, in which order ever."""
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
@@ -9,6 +10,7 @@ import pytest
 
 from service.errors import InvalidInput
 from service.metrics import Metrics
+from service.rpc import parts
 from service.rpc.calls import Call, Calls, Make, UnaryCall
 from service.rpc.deadlines import Deadlines
 from service.rpc.pb.saccade.v1 import classifier_pb2 as pb
@@ -253,3 +255,34 @@ def test_blocking() -> None:
     assert wire.ends == [(pb.ClassifyResponse(id="mine").SerializeToString(), None)]
     method.calls.close()
     assert method.arrive(FakeWire(), handler).code is CODE.UNAVAILABLE
+
+
+def test_blocking_work_for_nobody() -> None:
+    """A blocking method whose caller left before its turn came is never run."""
+    asked: list[str] = []
+    with ThreadPoolExecutor(1) as pool:
+        held = threading.Event()
+        pool.submit(held.wait, WAIT)
+        method = Method()
+
+        def answer(request: pb.ClassifyRequest, _: Call) -> pb.ClassifyResponse:
+            asked.append(request.id)
+            return pb.ClassifyResponse()
+
+        handler = method.calls.blocking(answer, pb.ClassifyRequest, "ListModels", pool)
+        wires = [FakeWire(), FakeWire()]
+        for wire in wires:
+            method.arrive(wire, handler)
+            wire.say(REQUEST)
+        wires[0].finish()
+        held.set()
+    assert asked == ["mine"]
+
+
+def test_too_many_fields() -> None:
+    """A message of more fields than any needs is refused before it is parsed."""
+    method, wire = Method(), FakeWire()
+    method.arrive(wire)
+    wire.say(b"\x1a\x00" * (parts.MOST + 1))
+    assert wire.code is CODE.INVALID_ARGUMENT
+    assert not method.begun

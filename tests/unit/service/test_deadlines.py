@@ -65,3 +65,11 @@ def test_the_dead_are_swept_out() -> None:
     assert len(deadlines._heap) < 3000
     deadlines.at(time.monotonic(), told.of(1))
     assert told.wait() == [1]
+
+
+def test_a_deadline_that_never_comes() -> None:
+    """A deadline further off than a thread can wait keeps no other from being told."""
+    deadlines, told, now = Deadlines(), Told(1), time.monotonic()
+    deadlines.at(now + 9e12, told.of(1))
+    deadlines.at(now + 0.01, told.of(0))
+    assert told.wait() == [0]

@@ -154,6 +154,16 @@ def test_huge_entry(tmp_path: Path) -> None:
         read_manifest(write(tmp_path, props={KEY: " " * MAX_BYTES}))
 
 
+@pytest.mark.parametrize("name", ["labels.txt", "manifest.json"])
+def test_huge_file(tmp_path: Path, name: str) -> None:
+    """So is a file beside the model; nobody reads ten gigabytes of labels."""
+    model = write(tmp_path)
+    with model.with_name(name).open("wb") as file:
+        file.truncate(10_000_000_000)
+    with pytest.raises(ModelRejected, match=f"{name} has 10,000,000,000 bytes; the limit is 12,582,912"):
+        read_manifest(model)
+
+
 @pytest.mark.parametrize(
     ("changed", "why"),
     [

@@ -118,7 +118,7 @@ WRONG = {
         request(elements(b"a"), datatype="BYTES", shape=(2,)),
         "raw_input_contents[0]: expected 2 elements, got 1",
     ),
-    "more files": (request(elements(b"a", b"b"), datatype="BYTES", shape=(1,)), "expected 1 elements, got 2"),
+    "more files": (request(elements(b"a", b"b"), datatype="BYTES", shape=(1,)), "expected 1 elements, got more"),
     "cut file": (
         request(elements(b"a", b"bcd")[:-1], datatype="BYTES", shape=(2,)),
         "raw_input_contents[0]: element 1 ends at byte 12, past the 11 there are",
