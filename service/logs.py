@@ -22,6 +22,10 @@ _lock = threading.Lock()
 _always: dict[str, object] = {}
 _sometimes: dict[str, tuple[float, int]] = {}
 """For each event when it was logged last, and how many were left out since."""
+_bounded: dict[str, tuple[float, int]] = {}
+"""For each event when its second began, and how many there were in it."""
+MOST_A_SECOND = 100
+"""Lines of one event that callers can cause: 5,000 a second would fill a disk with 100 GB a day."""
 
 
 def info(event: str, **fields: object) -> None:
@@ -44,6 +48,22 @@ def sometimes(event: str, clock: Callable[[], float] = time.monotonic, **fields:
             return
         _sometimes[event] = (now, 0)
     warning(event, **fields, times=left_out + 1)
+
+
+def bounded(event: str, clock: Callable[[], float] = time.monotonic, **fields: object) -> None:
+    """Log what callers cause: each, up to MOST_A_SECOND; then the next second's first says how many were left out."""
+    with _lock:
+        now = clock()
+        began, count = _bounded.get(event, (-math.inf, 0))
+        if 0 <= now - began < 1.0:
+            _bounded[event] = (began, count + 1)
+            if count >= MOST_A_SECOND:
+                return
+        else:
+            _bounded[event] = (now, 1)
+            if count > MOST_A_SECOND:
+                fields["left_out"] = count - MOST_A_SECOND
+    info(event, **fields)
 
 
 def failure(event: str, exception: BaseException, **fields: object) -> None:

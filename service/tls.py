@@ -1,13 +1,18 @@
 """The certificates that the settings name, read again when they change."""
 
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
+from service import logs
 from service.certificates import Certificates, read
 from service.config import Settings
 from service.errors import SetupError
 from service.secret_files import warn_of_readers
 from service.watched import Watched
+
+SOON = timedelta(days=7)
+"""What expires within this is warned of: who renews by itself does so long before."""
 
 
 def certificates(settings: Settings) -> Watched[Certificates] | None:
@@ -27,4 +32,14 @@ def certificates(settings: Settings) -> Watched[Certificates] | None:
         raise SetupError("--tls-certificate and --tls-key belong together; give both")
     paths: list[Path] = [path for path in (certificate, key, client_ca) if path is not None]
     warn_of_readers(key, "--tls-key")
-    return Watched("certificates", paths, partial(read, certificate, key, client_ca))
+    return Watched("certificates", paths, partial(_read, certificate, key, client_ca))
+
+
+def _read(certificate: Path, key: Path, client_ca: Path | None) -> Certificates:
+    """Return what the files hold; warn of a certificate that callers refuse, or soon will."""
+    found = read(certificate, key, client_ca)
+    left = found.expires - datetime.now(UTC)
+    if left < SOON:
+        what = "has expired, so that callers refuse it" if left < timedelta() else "expires soon"
+        logs.warning(f"the certificate {what}; renew it", path=certificate, expires=found.expires.isoformat())
+    return found

@@ -46,7 +46,7 @@ class Authority:
         self.file = folder / f"{name}.pem"
         self.file.write_bytes(self.certificate)
 
-    def sign(self, name: str, *hosts: str, days: int = 1, password: bytes | None = None) -> Pair:
+    def sign(self, name: str, *hosts: str, days: int = 30, password: bytes | None = None) -> Pair:
         """Return a new certificate of `name`, good for these hosts; with negative `days` it expired."""
         key = ec.generate_private_key(ec.SECP256R1())
         builder = _builder(_name(name), self._name, key.public_key(), days)

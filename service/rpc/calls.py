@@ -154,7 +154,7 @@ class Record:
             self._metrics.refused(call.model, error.reason)
             logs.sometimes("calls refused", method=self._method, model=call.model, reason=str(error))
         elif status.code is not grpc.StatusCode.INTERNAL:
-            logs.info("call failed", method=self._method, model=call.model, code=code, reason=str(error), id=call.id)
+            logs.bounded("call failed", method=self._method, model=call.model, code=code, reason=str(error), id=call.id)
         return status
 
     def refuse(self, wire: Wire, status: StatusWithDetails, reason: RefusalReason) -> None:

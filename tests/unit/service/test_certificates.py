@@ -4,10 +4,13 @@ import ssl
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
-from service import certificates
+from service import certificates, tls
+from service.config import load_settings
 from service.errors import SetupError
 from tests.certificates import Authority, Pair
+from tests.conftest import Lines
 
 
 @pytest.fixture
@@ -34,6 +37,32 @@ def test_client_ca(pair: Pair, authority: Authority) -> None:
     read = certificates.read(pair.certificate_file, pair.key_file, authority.file)
     assert read.client_ca == authority.certificate
     assert read.context.verify_mode is ssl.CERT_REQUIRED
+
+
+@pytest.mark.parametrize("days", [-1, 1, 400, 20_000], ids=["expired", "soon", "next year", "after 2050"])
+def test_expiry(authority: Authority, days: int) -> None:
+    """It is told when a certificate expires, in either form that X.509 has for a time."""
+    pair = authority.sign("server", days=days)
+    read = certificates.read(pair.certificate_file, pair.key_file, None)
+    assert read.expires == x509.load_pem_x509_certificate(pair.certificate).not_valid_after_utc
+
+
+@pytest.mark.parametrize(("days", "said"), [(-1, "has expired"), (3, "expires soon"), (30, None)])
+def test_warned_of_expiry(authority: Authority, lines: Lines, days: int, said: str | None) -> None:
+    """A certificate that callers refuse, or will within a week, is warned of when it is read."""
+    pair = authority.sign("server", days=days)
+    tls.certificates(load_settings(tls_certificate=pair.certificate_file, tls_key=pair.key_file))
+    told = [line["event"] for line in lines()]
+    assert len(told) == (said is not None)
+    assert all(str(said) in event for event in told)
+
+
+def test_a_chain(authority: Authority) -> None:
+    """Of a chain it is the server's own certificate whose expiry counts, whatever text is before it."""
+    pair = authority.sign("server", days=5)
+    pair.certificate_file.write_bytes(b"subject=server\n" + pair.certificate + authority.certificate)
+    read = certificates.read(pair.certificate_file, pair.key_file, None)
+    assert read.expires == x509.load_pem_x509_certificate(pair.certificate).not_valid_after_utc
 
 
 def test_keys_are_not_shown(pair: Pair, authority: Authority) -> None:

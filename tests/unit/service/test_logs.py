@@ -179,3 +179,14 @@ def test_stacks_are_printable(text: str, capsys: pytest.CaptureFixture[str]) -> 
     logs.setup("console")
     logs.failure("event", raised(text))
     assert all(line.isprintable() for line in capsys.readouterr().err.split("\n"))
+
+
+def test_what_callers_cause_is_bounded(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of an event that callers cause so many lines a second are written; the next says how many were not."""
+    logs.setup("json")
+    times = [0.0] * 250 + [0.9] * 50 + [1.5]
+    for number, now in enumerate(times):
+        logs.bounded("caused", clock=lambda now=now: now, number=number)  # type: ignore[misc]
+    entries = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [entry["number"] for entry in entries] == [*range(logs.MOST_A_SECOND), 300]
+    assert [entry.get("left_out") for entry in entries] == [None] * logs.MOST_A_SECOND + [200]
