@@ -21,14 +21,14 @@ class Certificates:
         certificate: PEM, the server's own first, then its chain.
         key: PEM.
         client_ca: PEM, who must have signed a caller's certificate; None: callers need none.
-        expires: when the server's own does.
+        expires: when the server's own does; None where that cannot be told.
         context: the same for Python's own TLS.
     """
 
     certificate: bytes
     key: bytes = field(repr=False)
     client_ca: bytes | None
-    expires: datetime
+    expires: datetime | None
     context: ssl.SSLContext = field(compare=False, repr=False)
 
 
@@ -57,7 +57,7 @@ def read(certificate: Path, key: Path, client_ca: Path | None) -> Certificates:
     try:
         expires = expiry(before[0])
     except (ValueError, IndexError):
-        raise SetupError(f"--tls-certificate {certificate} cannot be used; {_MAKE}") from None
+        expires = None  # OpenSSL reads forms that have another header: no warning then
     return Certificates(before[0], before[1], before[2] if client_ca is not None else None, expires, context)
 
 

@@ -24,7 +24,7 @@ _LOOK = 0.1
 """Seconds until `stop` is noticed."""
 MOST = 32
 """Connections at a time, each of which holds a thread; the oldest is cut for a newer one. A scrape takes milliseconds,
-so that what is old is a caller who sends a byte now and then, or none."""
+or a second where a worker is busy, so that what is old is a caller who sends a byte now and then, or none."""
 
 
 class _Server(ThreadingMixIn, WSGIServer):
@@ -36,7 +36,7 @@ class _Server(ThreadingMixIn, WSGIServer):
 
     def __init__(self, address: tuple[str, int], handler: type[WSGIRequestHandler]) -> None:
         self._lock = threading.Lock()
-        self._open: dict[Any, socket.socket] = {}  # by the address of the other end, the oldest first
+        self._open: dict[Any, socket.socket] = {}  # by the accepted socket, the oldest first
         super().__init__(address, handler)
 
     def server_bind(self) -> None:
@@ -51,7 +51,7 @@ class _Server(ThreadingMixIn, WSGIServer):
         """Answer one connection on a thread of its own."""
         with self._lock:
             oldest = self._open.pop(next(iter(self._open))) if len(self._open) >= MOST else None
-            self._open[client_address] = request
+            self._open[request] = request
         if oldest is not None:
             with contextlib.suppress(OSError):  # it has just ended by itself
                 socket.socket.shutdown(oldest, socket.SHUT_RDWR)
@@ -67,15 +67,16 @@ class _Server(ThreadingMixIn, WSGIServer):
                 return
             with context.wrap_socket(request, server_side=True, do_handshake_on_connect=False) as secured:
                 with self._lock:
-                    if client_address in self._open:
-                        self._open[client_address] = secured
+                    if request not in self._open:  # cut meanwhile, which the new socket has not noticed
+                        return
+                    self._open[request] = secured
                 secured.do_handshake()
                 super().finish_request(secured, client_address)
         except OSError as error:  # ssl.SSLError is one: no TLS, no certificate of ours, cut, or gone
             logs.sometimes("scrape failed", peer=client_address[0], reason=str(error))
         finally:
             with self._lock:
-                self._open.pop(client_address, None)
+                self._open.pop(request, None)
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401, ARG002 - as the base has it
         """Log what went wrong; the base would print a stack."""

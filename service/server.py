@@ -374,6 +374,7 @@ def _stream_limits(settings: Settings) -> dict[str, Any]:
 
 def _channel_options(settings: Settings) -> list[tuple[str, int]]:
     message_bytes = settings.max_message_mb * 1024 * 1024
+    most = _most_of_a_connection(settings)
     age = settings.max_connection_age
     # A stream may begin when its connection is about to end, and grow as old as a connection does: both ages and the
     # grace are what gRPC waits for in all, so that it cuts no call and streams end by themselves.
@@ -383,9 +384,12 @@ def _channel_options(settings: Settings) -> list[tuple[str, int]]:
     ]
     return [
         *(ends if age else []),
-        # Of one connection: gRPC takes calls faster than Python hears of them, and cancels any when 1,000 are
-        # in between: 20,000 calls of one caller, begun and reset at once, failed everybody's for seconds.
-        ("grpc.max_concurrent_streams", max(1000, 2 * settings.queue_size)),
+        # gRPC takes calls faster than Python hears of them, and cancels any when so many are in between, by default
+        # some from 1,000 on and all from 3,000: 20,000 calls of one caller, begun and reset at once, failed everybody's
+        # for seconds. So one connection is bounded, and there is room for many that are at their bound.
+        ("grpc.max_concurrent_streams", most),
+        ("grpc.server.max_pending_requests", 16 * most),
+        ("grpc.server.max_pending_requests_hard_limit", 32 * most),
         ("grpc.max_receive_message_length", message_bytes),
         ("grpc.max_send_message_length", message_bytes),
         # Clients test idle connections every 20 s; by default more than once in 5 minutes is too often for gRPC.
@@ -393,6 +397,15 @@ def _channel_options(settings: Settings) -> list[tuple[str, int]]:
         # Alone: a second server on the same port would take half of the calls without an error.
         ("grpc.so_reuseport", int(settings.workers > 1)),
     ]
+
+
+def _most_of_a_connection(settings: Settings) -> int:
+    """Return how many calls a connection may have under way.
+
+    More than the queues and streams of a model allow, so that who sends too much hears of it instead of waiting.
+    """
+    queued = settings.queue_size + settings.instances * settings.max_batch_size
+    return max(1000, 4 * queued + settings.max_streams)
 
 
 def _add_reflection(gate: Gate) -> None:

@@ -38,8 +38,7 @@ def certificates(settings: Settings) -> Watched[Certificates] | None:
 def _read(certificate: Path, key: Path, client_ca: Path | None) -> Certificates:
     """Return what the files hold; warn of a certificate that callers refuse, or soon will."""
     found = read(certificate, key, client_ca)
-    left = found.expires - datetime.now(UTC)
-    if left < SOON:
+    if found.expires is not None and (left := found.expires - datetime.now(UTC)) < SOON:
         what = "has expired, so that callers refuse it" if left < timedelta() else "expires soon"
         logs.warning(f"the certificate {what}; renew it", path=certificate, expires=found.expires.isoformat())
     return found

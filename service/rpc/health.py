@@ -20,6 +20,8 @@ SERVICE = pb.DESCRIPTOR.services_by_name["Health"].full_name
 SERVING = pb.HealthCheckResponse.SERVING
 NOT_SERVING = pb.HealthCheckResponse.NOT_SERVING
 
+_LONGEST = 1024
+"""Bytes of a request: a Watch keeps the name that it holds, and a model's has at most 128 characters."""
 _NO_LIST = to_status(Unsupported("List is not served: strangers would learn the models' names; ask for one by Check"))
 _NOT_FOUND = StatusWithDetails(code_pb2.NOT_FOUND, "no service of that name; see the README on health", [])
 
@@ -69,6 +71,8 @@ class Health:
             try:
                 if raw is None:
                     raise InvalidInput("request", "is missing: the call ended without a message")
+                if len(raw) > _LONGEST:
+                    raise InvalidInput("service", f"makes a message of {len(raw):,} bytes; the limit is {_LONGEST:,}")
                 service = parse(pb.HealthCheckRequest, raw).service
             except InvalidInput as error:
                 wire.end(status=to_status(error))

@@ -206,11 +206,12 @@ class Inference:
 
     def _control(self, change: Change, name: str, call: Call) -> None:
         """Load or unload; the call is counted by the model's name only where there is one of it, before or after."""
-        known = name in self._repository.readiness()
+        if name in self._repository.readiness():
+            call.model = name  # before: the caller may leave meanwhile
         try:
             self._change(change, name)
         finally:
-            if known or name in self._repository.readiness():
+            if name in self._repository.readiness():
                 call.model = name
 
     def _served(self, name: str) -> list[int]:

@@ -22,6 +22,8 @@ _LENGTH = Struct("<I")
 _SHARED_MEMORY = "shared_memory_region"
 _SHOWN = 80
 """Characters of a caller's text that a message repeats."""
+_MOST_DIMENSIONS = 8
+"""Twice what a model takes; more are refused before they are looked at."""
 
 
 def tensors_of(model: Model) -> tuple[Tensor, Tensor]:
@@ -48,6 +50,8 @@ def pictures_of(request: pb.ModelInferRequest, expected: Tensor, most: int) -> S
         raise InvalidInput("inputs[0].name", f"expected {expected.name!r}, got {tensor.name[:_SHOWN]!r}")
     _refuse_shared_memory("inputs[0]", tensor.parameters)
     raw = _raw(request, tensor)
+    if len(tensor.shape) > _MOST_DIMENSIONS:
+        raise InvalidInput("inputs[0].shape", f"got {len(tensor.shape):,} dimensions; the limit is {_MOST_DIMENSIONS}")
     shape = tuple(tensor.shape)
     if shape and shape[0] > most:
         raise InvalidInput("inputs[0].shape", f"{shape[0]:,} pictures in one request; the limit is {most:,}")

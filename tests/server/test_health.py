@@ -84,6 +84,15 @@ def test_empty_repository(
     assert check(opened, "liveness") == SERVING
 
 
+def test_long_names(start_server: StartServer, channel: Channel, repository: Path) -> None:
+    """A name longer than any model's is refused, by Watch as well, which would keep it."""
+    opened = channel(start_server(repository))
+    for ask in (lambda: check(opened, "x" * 2000), lambda: next(watch(opened, "x" * 2000))):
+        with pytest.raises(grpc.RpcError) as caught:
+            ask()
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
 def test_a_watch_holds_no_thread(start_server: StartServer, channel: Channel, repository: Path) -> None:
     """Fifty open Watches do not keep health from answering."""
     opened = channel(start_server(repository))

@@ -117,3 +117,10 @@ def test_key_with_a_password(authority: Authority) -> None:
     pair = authority.sign("server", password=b"secret")
     with pytest.raises(SetupError, match="its key without a password"):
         certificates.read(pair.certificate_file, pair.key_file, None)
+
+
+def test_other_headers(authority: Authority) -> None:
+    """A form that OpenSSL reads by another header is taken, and its expiry is not known."""
+    pair = authority.sign("server")
+    pair.certificate_file.write_bytes(pair.certificate.replace(b"CERTIFICATE-----", b"X509 CERTIFICATE-----"))
+    assert certificates.read(pair.certificate_file, pair.key_file, None).expires is None
