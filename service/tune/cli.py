@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from service.providers import ProviderChoice, parse_options
-from service.tune.search import Goal
+from service.tune.settings import Goal
 
 
 def tune(

@@ -14,8 +14,8 @@ from service.manifest import sha256
 from service.session import check_runtime
 from service.tune import kinds
 from service.tune.running import Open, opener
-from service.tune.search import Choice, Goal, Outcome, Search
-from service.tune.settings import settings
+from service.tune.search import Choice, Outcome, Search
+from service.tune.settings import Goal, settings
 
 BUNDLED = Path(__file__).parents[1] / "bundled/models"
 VERSIONS = 3

@@ -7,14 +7,10 @@ a tenth from one minute to the next, so that only rounds side by side tell more 
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from service.errors import ModelRejected
 from service.tune.running import Open, Running
-from service.tune.settings import Setting
-
-Goal = Literal["throughput", "latency"]
-GOALS: tuple[Goal, ...] = ("throughput", "latency")
+from service.tune.settings import GOALS, Goal, Setting
 
 CONFIRMING = 0.4
 """Share of the time that is kept for the rounds in turns with the default."""

@@ -4,9 +4,12 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from service.providers import Computed, Provider
 
+Goal = Literal["throughput", "latency"]
+GOALS: tuple[Goal, ...] = ("throughput", "latency")
 MAX_INSTANCES = 16
 MAX_WEIGHTS = 4 << 30
 """Most bytes of model files that the instances of one setting hold together: each has weights of its own."""

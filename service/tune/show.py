@@ -12,8 +12,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from service.tune.command import Result, Task, best
-from service.tune.search import GOALS, LEAST_ROUNDS, Choice, Goal, Measured, Outcome
-from service.tune.settings import flags
+from service.tune.search import LEAST_ROUNDS, Choice, Measured, Outcome
+from service.tune.settings import GOALS, Goal, flags
 
 UNSTEADY = 1.5
 """Rounds further apart than this say more of what else runs than of the setting."""
