@@ -117,6 +117,7 @@ def run(
         end = clock() + (started + given.limit - clock()) / (len(numbers) - place)
         told(f"testing version {number}")
         try:
+            size = files_size(path)
             kept, left_out = kinds.find(path, number, given.wanted)
         except ModelRejected as error:
             results.append(Result(number, path, None, [str(error)]))
@@ -125,12 +126,24 @@ def run(
         if kept:
             maker = open_setting or opener(given.max_batch_size, given.wanted.onnxruntime)
             search = Search(maker, clock, end - clock(), default_batch=given.default_batch, told=told)
-            outcome = search.run(settings(kept, cores.count(), path.stat().st_size))
+            try:
+                outcome = search.run(settings(kept, cores.count(), size))
+            except ModelRejected as error:
+                left_out.append(f"{error}; try a smaller --max-batch-size")
         results.append(Result(number, path, outcome, left_out))
     if not any(result.outcome for result in results):
         why = "; ".join(f"version {each.version}: {reason}" for each in results for reason in each.left_out)
         raise ModelRejected(f"nothing can be measured: {why}")
     return results
+
+
+def files_size(path: Path) -> int:
+    """Return the bytes of a model's files, those with its weights too: each instance holds them all.
+
+    Raises:
+        ModelRejected: a file cannot be read.
+    """
+    return sum(file.stat().st_size for file in (path, *external_files(path, read_graph(path)).values()))
 
 
 def best(results: Sequence[Result], goal: Goal) -> tuple[Result, Choice]:
@@ -153,6 +166,11 @@ def write(result: Result, goal: Goal) -> str:
     if setting.kind.unverified:
         return f"version {result.version}: not stored, since only --allow-unverified serves it"
     if not choice.better:
+        if not result.outcome.decided(goal):
+            # what an older entry says was measured, and nothing now says otherwise
+            return (
+                f"version {result.version}: too little was measured to tell, and nothing is changed; raise --time-limit"
+            )
         tuned.write(folder, host, None)
         return f"version {result.version}: the default is best, and nothing is stored"
     entry = tuned.Tuned(

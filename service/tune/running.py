@@ -143,11 +143,20 @@ def opener(max_batch_size: int, onnxruntime: Any = None) -> Open:  # noqa: ANN40
         except ModelRejected:
             raise
         except Exception as error:  # noqa: BLE001 - no memory for so many, most often
-            logs.failure("provider failed", error, setting=str(setting))
-            raise ModelRejected(f"it cannot run the model; {explain_failure(kind.provider, error)}") from None
+            raise _rejected(setting, error) from None
         try:
             yield running
+        except ModelRejected:
+            raise
+        except Exception as error:  # noqa: BLE001 - no memory for a large batch, most often
+            raise _rejected(setting, error) from None
         finally:
             running.close()
 
     return opened
+
+
+def _rejected(setting: Setting, error: Exception) -> ModelRejected:
+    """Return what a provider's own error means for a setting; its stack goes to the log."""
+    logs.failure("provider failed", error, setting=str(setting))
+    return ModelRejected(f"it cannot run the model; {explain_failure(setting.kind.provider, error)}")

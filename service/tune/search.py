@@ -6,6 +6,7 @@ a tenth from one minute to the next, so that only rounds side by side tell more 
 
 import statistics
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from service.errors import ModelRejected
@@ -105,6 +106,11 @@ class Outcome:
         """Return what to take for a goal: the default, unless another is better by more than noise."""
         return self.tried[goal] if self.tried[goal].better else self.default
 
+    def decided(self, goal: Goal) -> bool:
+        """Return whether enough was measured to say that the default is best, or that it is not."""
+        tried = self.tried[goal]
+        return len(tried.gains) >= LEAST_ROUNDS or (tried is self.default and not self.unseen)
+
 
 class Search:
     """Looks at settings until a time limit.
@@ -144,7 +150,8 @@ class Search:
             raise ModelRejected(f"{default.setting}: {default.failed}")
         seen = _running([each for each in measured if each.looks])
         self._halve(seen, end)
-        plain = Choice(default, max((size for size in default.buckets if size <= self._default_batch), default=1))
+        within = [size for size in default.buckets if size <= self._default_batch]
+        plain = Choice(default, max(within, default=default.buckets[0]))  # a batch fixed above it is the only one
         tried = {}
         for number, goal in enumerate(GOALS):
             best = _best(seen, goal)
@@ -196,12 +203,16 @@ class Search:
     def _confirm(self, default: Choice, best: Measured, goal: Goal, seconds: float) -> Choice:
         """Measure what came out best in turns with the default."""
         batch = best.batch(goal)
-        if best is default.best and (goal == "latency" or batch == default.batch):
+        same = best is default.best
+        if same and (goal == "latency" or batch == default.batch):
             return default
         end = self._clock() + seconds
         gains: list[float] = []
         try:
-            with self._open(default.best.setting) as plain, self._open(best.setting) as other:
+            with ExitStack() as opened:
+                plain = opened.enter_context(self._open(default.best.setting))
+                # the default with another batch runs in the same sessions: a GPU may not hold them twice
+                other = plain if same else opened.enter_context(self._open(best.setting))
                 for number in range(ROUNDS):
                     share = (end - self._clock()) / (ROUNDS - number)
                     if share <= 0:
@@ -209,7 +220,8 @@ class Search:
                     self._told(f"{goal}, round {number + 1} of {ROUNDS} beside the default: {best.setting}")
                     gains.append(_gain((plain, default.batch), (other, batch), goal, _slice(share / 2), number % 2 > 0))
         except ModelRejected as error:
-            best.failed = f"beside the default: {error}"
+            if not same:  # without the default nothing would be left to compare with for the next goal
+                best.failed = f"beside the default: {error}"
         return Choice(best, batch, tuple(gains))
 
 

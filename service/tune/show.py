@@ -17,6 +17,7 @@ from service.tune.settings import GOALS, Goal, flags
 
 UNSTEADY = 1.5
 """Rounds further apart than this say more of what else runs than of the setting."""
+MORE = "raise --time-limit"
 
 
 @contextmanager
@@ -127,12 +128,14 @@ def _why(result: Result, choice: Choice, goal: Goal) -> str:
     assert result.outcome is not None  # noqa: S101 - it is the best
     tried = result.outcome.tried[goal]
     if not tried.gains:
-        return tried.best.failed or "the default is best: it was the fastest that was measured"
+        if tried.best is result.outcome.default.best:
+            return "the default is best: it was the fastest that was measured"
+        return tried.best.failed or f"the default is kept: no time to run it in turns with {tried.best.setting}; {MORE}"
     rounds = f"{min(tried.gains):.2f} to {max(tried.gains):.2f} times as good in {len(tried.gains)} rounds in turns"
     if choice.better:
         return f"{choice.gain:.2f} times as good as the default ({rounds})"
     what = f"{tried.best.setting}, batch {tried.batch}, was {rounds}"
     if len(tried.gains) < LEAST_ROUNDS:
-        return f"the default is kept: {what}, too few to tell; raise --time-limit"
+        return f"the default is kept: {what}, too few to tell; {MORE}"
     busy = "; is the machine busy with other work?" if max(tried.gains) > UNSTEADY * min(tried.gains) else ""
     return f"the default is best: {what}, which is noise{busy}"

@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +64,12 @@ def known(tick: Any, **rates: float) -> Open:  # noqa: ANN401 - a counter
 
 
 def tune(
-    repository: Path, *, version: int = 0, fake: FakeRuntime | None = None, **rates: float
+    repository: Path, *, version: int = 0, limit: float = 1000, fake: FakeRuntime | None = None, **rates: float
 ) -> list[command.Result]:
     """Tune the linear model with known speeds on a clock of whole seconds."""
     clock = itertools.count()
     wanted = kinds.Wanted(onnxruntime=fake)
-    task = Task(repository, "linear", version, wanted, limit=1000)
+    task = Task(repository, "linear", version, wanted, limit=limit)
     return command.run(task, open_setting=known(clock, **rates), clock=lambda: float(next(clock)))
 
 
@@ -103,6 +104,51 @@ def test_the_default_is_not_stored(repository: Path) -> None:
     [result] = tune(repository, fake=runtime(OPENVINO, CPU), openvino=100, cpu=90)
     assert "the default is best" in command.write(result, "throughput")
     assert not (repository / "linear/1/tuned.json").exists()
+
+
+def test_an_older_entry_stays_while_nothing_is_decided(repository: Path) -> None:
+    """Where too little was measured to say that the default is best the older entry stays."""
+    [result] = tune(repository, fake=runtime(OPENVINO, CPU), openvino=100, cpu=150)
+    command.write(result, "throughput")
+    [result] = tune(repository, limit=8, fake=runtime(OPENVINO, CPU), openvino=100, cpu=90)
+    assert "too little was measured" in command.write(result, "throughput")
+    assert HOST in tuned.read(repository / "linear/1").hosts
+
+
+def test_no_time_beside_the_default(repository: Path) -> None:
+    """What was faster in the looks and had no round is no reason to call the default the fastest."""
+    [result] = tune(repository, fake=runtime(OPENVINO, CPU), openvino=100, cpu=150)
+    assert result.outcome is not None
+    result.outcome.tried["throughput"] = replace(result.outcome.tried["throughput"], gains=())
+    [_, why, *_] = show.lines(Task(repository, "linear"), [result])
+    assert why.startswith("  the default is kept: no time to run it in turns with cpu")
+
+
+def test_a_default_that_fails_leaves_the_others(repository: Path) -> None:
+    """A version whose default does not run is left out with the reason; what was measured of others stays."""
+    write_model(repository / "linear/2")
+    ticks = itertools.count()
+
+    @contextmanager
+    def opened(setting: Setting) -> Iterator[Running]:
+        if setting.kind.version == 1:
+            raise ModelRejected("too little memory")
+        yield _Steady(100, ticks)
+
+    task = Task(repository, "linear", 0, kinds.Wanted(onnxruntime=runtime(CPU)), limit=1000)
+    results = command.run(task, open_setting=opened, clock=lambda: float(next(ticks)))
+    assert [(result.version, result.outcome is None) for result in results] == [(2, False), (1, True)]
+    assert "too little memory" in results[1].left_out[-1]
+
+
+def test_weights_beside_the_graph_count(repository: Path) -> None:
+    """The size of a model is that of its graph and of the files that hold its weights."""
+    path = repository / "linear/1/model.onnx"
+    model = onnx.load(path)
+    onnx.save(model, path, save_as_external_data=True, location="weights", size_threshold=0)
+    weights_size = (path.parent / "weights").stat().st_size
+    assert weights_size
+    assert command.files_size(path) == path.stat().st_size + weights_size
 
 
 def tried(repository: Path, *, allow: bool = False) -> tuple[list[tuple[str, bool]], str]:
@@ -209,3 +255,13 @@ def test_every_instance_is_busy(repository: Path) -> None:
     threads = [{run.thread for run in session.runs if run.size == 4} for session in fake.sessions]
     assert len(threads) == 2
     assert threads[0].isdisjoint(threads[1])
+
+
+def test_what_fails_while_it_runs_is_rejected(repository: Path) -> None:
+    """ONNX Runtime's own error while a setting is measured becomes a reason not to take it."""
+    kind = Kind(repository / "linear/1/model.onnx", 1, "cpu", "", "fp32")
+    with (
+        pytest.raises(ModelRejected, match="it cannot run the model"),
+        opener(4, runtime(CPU))(Setting(kind, 1, 1)),
+    ):
+        raise RuntimeError("Failed to allocate memory for requested buffer")

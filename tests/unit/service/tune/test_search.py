@@ -186,6 +186,84 @@ def test_what_cannot_run_is_a_row() -> None:
     assert outcome.choice("throughput").best.setting == FEWER
 
 
+def test_what_fails_while_it_is_measured_is_a_row() -> None:
+    """A setting that fails beside the default is said to, and the default is kept for both goals."""
+    world = World({DEFAULT: steady(50), MANY: steady(100)})
+    made, alive = world.open, list[Setting]()
+
+    @contextmanager
+    def failing(setting: Setting) -> Iterator[Running]:
+        if alive:
+            raise ModelRejected("the GPU has too little memory")
+        alive.append(setting)
+        try:
+            with made(setting) as running:
+                yield running
+        finally:
+            alive.remove(setting)
+
+    outcome = Search(failing, world.clock, 60, default_batch=32).run(list(world.speeds))
+    assert outcome.measured[1].failed == "beside the default: the GPU has too little memory"
+    assert not outcome.choice("throughput").better
+    assert not outcome.decided("throughput")
+
+
+def test_the_default_is_opened_once() -> None:
+    """The default with another batch is measured in the default's own sessions: two may not fit."""
+    world = World({DEFAULT: lambda batch: 100 if batch <= 8 else 50})
+    made, alive = world.open, list[Setting]()
+
+    @contextmanager
+    def alone(setting: Setting) -> Iterator[Running]:
+        if alive:
+            raise ModelRejected("the GPU has too little memory")
+        alive.append(setting)
+        with made(setting) as running:
+            yield running
+        alive.remove(setting)
+
+    assert Search(alone, world.clock, 60, default_batch=32).run([DEFAULT]).choice("throughput").better
+
+
+def test_a_default_that_fails_later_is_not_lost() -> None:
+    """A default that does not run a second time with another batch is still the default of the next goal."""
+    world = World({DEFAULT: lambda batch: 100 if batch <= 8 else 50})
+    made, opened = world.open, list[Setting]()
+
+    @contextmanager
+    def once(setting: Setting) -> Iterator[Running]:
+        if opened:
+            raise ModelRejected("the GPU has too little memory")
+        opened.append(setting)
+        with made(setting) as running:
+            yield running
+
+    outcome = Search(once, world.clock, 60, default_batch=32).run([DEFAULT])
+    assert outcome.choice("latency").best.setting == DEFAULT
+    assert not outcome.measured[0].failed
+
+
+@pytest.mark.parametrize(("limit", "decided"), [(60.0, True), (2.0, False)])
+def test_the_default_is_best_only_where_all_were_seen(limit: float, decided: bool) -> None:  # noqa: FBT001 - a case
+    """Where there was time for the default alone nothing says that it is best."""
+    outcome = World({DEFAULT: steady(100), FEWER: steady(50)}, opening=1.5).search(limit)
+    assert bool(outcome.unseen) is not decided
+    assert outcome.decided("latency") is decided
+
+
+def test_a_fixed_batch_is_the_default_one() -> None:
+    """A model whose batch is fixed above the server's largest runs that batch by default."""
+    world = World({DEFAULT: steady(100)})
+
+    @contextmanager
+    def fixed(setting: Setting) -> Iterator[Running]:
+        running = _Runs(world, setting)
+        running.buckets = (64,)
+        yield running
+
+    assert Search(fixed, world.clock, 60, default_batch=32).run([DEFAULT]).default.batch == 64
+
+
 def test_a_default_that_cannot_run() -> None:
     """Without the default there is nothing to compare with: the reason is the error."""
 
