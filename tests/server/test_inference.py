@@ -189,7 +189,7 @@ def test_control_beside_full_calls(
     background: Callable[..., "Future[Any]"],
 ) -> None:
     """While every place for calls is taken, one more is refused at once, and what only asks is answered."""
-    server = start_server(repository, load=held.load(queue_size=9), queue_size=3, max_batch_size=1)
+    server = start_server(repository, load=held.load(queue_size=3), queue_size=3, max_batch_size=1)
     opened = channel(server)
     calls = [background(infer, opened, request())]
     assert held.began.acquire(timeout=WAIT)
