@@ -171,7 +171,7 @@ def _pairs(text: str) -> list[tuple[str, Any]]:
         return [(key, value) for key, _, value in pairs]
     try:
         found = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"it is no JSON: {error}") from None
     return [
         (f"{key}.{name}" if isinstance(value, dict) else key, each)

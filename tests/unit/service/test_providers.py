@@ -69,6 +69,7 @@ def test_several_providers() -> None:
         ("cuda", "devices=-1", "cuda.devices: Input should be greater than or equal to 0"),
         ("cuda", '{"devices": []}', "should have at least 1 item"),
         ("cuda", "{tf32", "it is no JSON"),
+        ("cuda", '{"tf32":' * 100_000, "it is no JSON"),
         ("cpu", "threads=2", "'threads' is no option of cpu; it has spinning"),
     ],
 )
