@@ -21,7 +21,8 @@ def host_type(cores: int, runtime: str, cpuinfo: Path = CPUINFO, gpus: Path = _G
 
 def cpu_name(cpuinfo: Path = CPUINFO) -> str:
     """Return the processor's name; `cpu` where the system does not tell."""
-    return _entry("model name", cpuinfo) or "cpu"
+    arm = [_entry("CPU implementer", cpuinfo), _entry("CPU part", cpuinfo)]  # arm64 has numbers and no name
+    return _entry("model name", cpuinfo) or ("CPU " + " ".join(arm) if all(arm) else "cpu")
 
 
 def cpu_flags(cpuinfo: Path = CPUINFO) -> set[str]:

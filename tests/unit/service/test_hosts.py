@@ -15,6 +15,13 @@ def test_host_type(tmp_path: Path) -> None:
     assert hosts.cpu_flags(cpuinfo) == {"fpu", "avx2"}
 
 
+def test_arm(tmp_path: Path) -> None:
+    """Linux has no name for arm64's processors: who made them and which part they are tell them apart."""
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("processor\t: 0\nCPU implementer\t: 0x41\nCPU architecture: 8\nCPU part\t: 0xd40\n" * 2)
+    assert hosts.cpu_name(cpuinfo) == "CPU 0x41 0xd40"
+
+
 def test_a_machine_that_does_not_tell(tmp_path: Path) -> None:
     """Without /proc it is still a name."""
     assert hosts.host_type(1, "onnxruntime 1.31.1", tmp_path / "no", tmp_path / "no") == "cpu, 1 core, onnxruntime"
