@@ -73,7 +73,7 @@ def load_model(path: Path, name: str, version: int, options: Options, metrics: M
         include={"goal", "provider", "provider_options", "instances", "intra_op_threads", "max_batch_size"}
     )
     try:
-        model = _load(path, name, version, _with(options, settings), metrics, digest=digest)
+        model = _load(path, name, version, _with(options, settings, name, version), metrics, digest=digest)
     except ModelRejected as error:
         logs.warning("tuned settings not used", model=name, version=version, reason=str(error), **told)
         note = f"its tuned settings do not run: {error}"
@@ -88,7 +88,11 @@ def _tuned(path: Path, options: Options, digest: str) -> Tuned | None:
     Raises:
         ValueError: they may not be used; says why.
     """
-    settings = tuned.read(path.parent).hosts.get(options.host) if options.host else None
+    if not options.host:
+        return None
+    stored = tuned.read(path.parent).hosts
+    # what is best of all providers is that of its own one too
+    settings = stored.get(tuned.place(options.host, options.provider)) or stored.get(options.host)
     if settings is None:
         return None
     if options.by_hand:
@@ -100,8 +104,17 @@ def _tuned(path: Path, options: Options, digest: str) -> Tuned | None:
     return settings
 
 
-def _with(options: Options, settings: Tuned) -> Options:
+def _with(options: Options, settings: Tuned, name: str, version: int) -> Options:
+    """Return options with tuned settings in them, but for folders.
+
+    Whoever may write to the repository would choose where the server writes, and what compiled code it loads.
+    """
     given = parse_options(settings.provider, settings.provider_options)
+    for provider, said in given.items():
+        folders = {option for option in said.model_fields_set if isinstance(getattr(said, option), Path)}
+        if folders:
+            given[provider] = said.model_validate(said.model_dump(exclude=folders, exclude_unset=True))
+            logs.warning("tuned folders ignored", model=name, version=version, options=", ".join(sorted(folders)))
     return replace(
         options,
         provider=settings.provider,

@@ -1,17 +1,21 @@
 """What `saccade tune --write` stores beside a model file: the best settings that were measured, by kind of machine.
 
-`tuned.json` holds an entry for each kind of machine (see service.hosts). A server takes the one of its own kind as the
-version's default, unless its settings were given by hand or the model file is another one than was measured.
+`tuned.json` holds an entry for each kind of machine (see service.hosts), and others for servers with a `--provider`:
+what is best of a provider was compared with that provider's default alone. A server takes the one of its own kind as
+the version's default, unless its settings were given by hand or the model file is another one than was measured.
 """
 
 import json
+import os
+import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from service.errors import SetupError
-from service.providers import Provider, parse_options
+from service.providers import Provider, ProviderChoice, parse_options
 
 FILE = "tuned.json"
 MAX_BYTES = 1 << 20
@@ -54,6 +58,11 @@ class Stored(BaseModel):
     hosts: dict[str, Tuned] = {}
 
 
+def place(host: str, provider: ProviderChoice) -> str:
+    """Return the name of the entry for servers on a kind of machine, by their `--provider`."""
+    return host if provider == "auto" else f"{host}, --provider {provider}"
+
+
 def read(folder: Path) -> Stored:
     """Return what is stored beside a model file; nothing where there is no `tuned.json`.
 
@@ -76,7 +85,12 @@ def read(folder: Path) -> Stored:
 
 
 def write(folder: Path, host: str, entry: Tuned | None) -> None:
-    """Store the entry of one kind of machine, by rename; None takes it away. Those of others stay.
+    """Store an entry, by rename; None takes it away. Others stay.
+
+    Args:
+        folder: the version's.
+        host: the entry's name; see `place`.
+        entry: what to store.
 
     Raises:
         SetupError: the file there cannot be understood, or the folder cannot be written to.
@@ -86,7 +100,9 @@ def write(folder: Path, host: str, entry: Tuned | None) -> None:
     except ValueError as error:
         raise SetupError(f"{folder / FILE}: {error}; mend it, or delete it") from None
     hosts |= {host: entry} if entry else {}
-    path, partial = folder / FILE, folder / f".{FILE}.partial"
+    path = folder / FILE
+    # a name of this process alone: other machines may write to the same volume
+    partial = folder / f".{FILE}.{socket.gethostname()}.{os.getpid()}.partial"
     try:
         if hosts:
             stored = Stored(hosts=dict(sorted(hosts.items()))).model_dump(mode="json")
@@ -95,4 +111,6 @@ def write(folder: Path, host: str, entry: Tuned | None) -> None:
         else:
             path.unlink(missing_ok=True)
     except OSError as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise SetupError(f"{path} cannot be written: {error.strerror}; leave out --write") from None

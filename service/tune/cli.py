@@ -49,7 +49,8 @@ def tune(
 
     With --write the best setting of each version that is better than the default is stored in tuned.json beside it, for
     machines of this kind: the same processor, as many cores, the same GPUs and distribution of ONNX Runtime. `saccade
-    serve` takes it as that version's default, unless --no-tuned or settings given by hand say otherwise.
+    serve` takes it as that version's default, unless --no-tuned or settings given by hand say otherwise. What was tuned
+    with --provider is taken by servers with the same --provider.
 
     Examples:
 
@@ -67,6 +68,9 @@ def tune(
         parse_options(provider, provider_options)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--provider-options") from None
+    if write and provider_options:
+        # a server that is given options takes nothing tuned, and one that is not has another default than was measured
+        raise typer.BadParameter("--write stores what servers without options take", param_hint="--provider-options")
     root, name = command.find_model(model, repository)
     wanted = kinds.Wanted(provider, provider_options, allow_unverified)
     task = command.Task(root, name, version, wanted, time_limit, max_batch_size)
@@ -82,4 +86,4 @@ def tune(
             console.print(line, markup=False, highlight=False, soft_wrap=True)
     for result in results:
         if write and result.outcome:
-            typer.echo(command.write(result, goal), err=as_json)
+            typer.echo(command.write(result, goal, provider), err=as_json)

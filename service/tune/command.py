@@ -11,6 +11,7 @@ from service.errors import ModelRejected, SetupError
 from service.graph import external_files, read_graph
 from service.looks import FILE
 from service.manifest import sha256
+from service.providers import ProviderChoice
 from service.session import check_runtime
 from service.tune import kinds
 from service.tune.running import Open, opener
@@ -73,6 +74,11 @@ def find_model(given: str, repository: Path | None) -> tuple[Path, str]:
     """
     folder = Path(given)
     if repository is None and folder.is_dir():
+        root = folder.resolve()
+        if not looks.look_at(root.parent, root.name):
+            inside = ", ".join(str(folder / name) for name, found in looks.look(root).models.items() if found)
+            hint = f"name one of its models: {inside}" if inside else f"a model's folder holds {Path('1', FILE)}"
+            raise SetupError(f"{folder} holds no version of a model; {hint}")
         return folder.resolve().parent, folder.resolve().name
     root = repository or BUNDLED
     try:
@@ -153,15 +159,20 @@ def best(results: Sequence[Result], goal: Goal) -> tuple[Result, Choice]:
     return next((result, choice) for result, choice in choices if choice.best.score(goal) >= AS_FAST * most)
 
 
-def write(result: Result, goal: Goal) -> str:
+def write(result: Result, goal: Goal, provider: ProviderChoice = "auto") -> str:
     """Store what is best of a version for a goal as its default on this kind of machine; return what was done.
+
+    Args:
+        result: of the version.
+        goal: which.
+        provider: what was asked for; servers with that `--provider` take it, since its default is what was compared.
 
     Raises:
         SetupError: it cannot be written.
     """
     assert result.outcome is not None  # noqa: S101 - only what was measured is stored
     choice, runtime = result.outcome.choice(goal), check_runtime()
-    host = hosts.host_type(cores.count(), runtime)
+    host = tuned.place(hosts.host_type(cores.count(), runtime), provider)
     folder, setting = result.path.parent, choice.best.setting
     if setting.kind.unverified:
         return f"version {result.version}: not stored, since only --allow-unverified serves it"

@@ -11,12 +11,14 @@ from typing import Any
 
 import onnx
 import pytest
+import typer
 
 from service import cores, hosts, tuned
 from service.errors import ModelRejected, SetupError
 from service.manifest import KEY, read_manifest
 from service.session import check_runtime
 from service.tune import command, kinds, show
+from service.tune.cli import tune as tune_command
 from service.tune.command import Task
 from service.tune.running import Open, Running, opener
 from service.tune.settings import Kind, Setting
@@ -104,6 +106,24 @@ def test_the_default_is_not_stored(repository: Path) -> None:
     [result] = tune(repository, fake=runtime(OPENVINO, CPU), openvino=100, cpu=90)
     assert "the default is best" in command.write(result, "throughput")
     assert not (repository / "linear/1/tuned.json").exists()
+
+
+def test_what_was_tuned_for_a_provider_is_for_its_servers(repository: Path) -> None:
+    """What is best of the CPU is an entry apart: it says nothing of what is best of all, whose entry stays."""
+    [result] = tune(repository, fake=runtime(OPENVINO, CPU), openvino=100, cpu=150)
+    command.write(result, "throughput")
+    command.write(result, "latency", "cpu")
+    stored = tuned.read(repository / "linear/1").hosts
+    assert {name: entry.goal for name, entry in stored.items()} == {
+        HOST: "throughput",
+        f"{HOST}, --provider cpu": "latency",
+    }
+
+
+def test_options_are_not_stored(repository: Path) -> None:
+    """With options the default that is compared with is no server's own: --write refuses them before it measures."""
+    with pytest.raises(typer.BadParameter, match="servers without options"):
+        tune_command(str(repository / "linear"), provider="cpu", provider_options="spinning=true", write=True)
 
 
 def test_an_older_entry_stays_while_nothing_is_decided(repository: Path) -> None:
@@ -221,6 +241,10 @@ def test_no_such_model(repository: Path) -> None:
         command.find_model("squares", repository)
     with pytest.raises(SetupError, match="no version 7 of 'linear'; there are: 1"):
         tune(repository, version=7, cpu=1)
+    with pytest.raises(
+        SetupError, match=r"models holds no version of a model; name one of its models: .*models/linear"
+    ):
+        command.find_model(str(repository), None)
     assert command.find_model(str(repository / "linear"), None) == (repository, "linear")
 
 
