@@ -20,7 +20,11 @@ BEAT = 1.0
 _SILENT, _SILENT_LOADING = 10, 120
 """Questions after which one that does not answer hangs: a full second of silence was measured where a model of 100 MB
 was loaded on cores ten times overloaded, since ONNX Runtime holds the interpreter for a part of that. They are counted,
-not the seconds: a machine that stood still does not make all workers hang."""
+not the seconds: a machine that stood still does not make all workers hang. Those during which one that loads
+computed do not count: a library that builds an engine may hold the interpreter for as long as that takes, and whoever
+is killed for it would begin anew for ever."""
+_UTIME, _STIME = 11, 12
+"""Where /proc/PID/stat has the two kinds of CPU time, after the name."""
 _YOUNG = 1.0
 """Seconds: a worker that ends sooner after it began to listen, or before, is put off: it may be the start of a loop."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
@@ -47,14 +51,16 @@ class Running:
     """A process that is a worker, or the stand-by that will be one and has no number yet.
 
     Attributes:
+        cpu: see `cpu_ticks`.
         prepared: it has said something: its modules are imported.
         loading: a version is being loaded.
-        silent: how often in a row it was asked whether it lives and had not answered.
+        silent: how often in a row it was asked whether it lives and had not answered, nor computed while it loads.
         hung: it was killed for that.
     """
 
     process: Process
     pipe: Connection
+    cpu: Callable[[int], int]
     number: int | None = None
     prepared: bool = False
     loading: bool = False
@@ -66,6 +72,7 @@ class Running:
     hung: bool = False
     silent: int = 0
     _asked: bool = False
+    _computed: int = 0
 
     def send(self, message: object) -> None:
         """Tell it something; if it is gone, the end of its pipe says so next."""
@@ -74,11 +81,12 @@ class Running:
 
     def beat(self) -> None:
         """Ask whether it lives, or note that it has not answered yet."""
-        if self._asked:
-            self.silent += 1
-        else:
+        before, self._computed = self._computed, self.cpu(self.process.pid)
+        if not self._asked:
             self._asked = True
             self.send(Ping())
+        elif not self._loads or self._computed == before:
+            self.silent += 1
 
     def heard(self, *, answer: bool) -> None:
         """Note that it said something: the answer to `beat`, or anything else."""
@@ -88,7 +96,12 @@ class Running:
 
     def hangs(self) -> bool:
         """Return whether it has not answered for so long that it never will."""
-        return self.silent >= (_SILENT_LOADING if self.loading or not self.prepared else _SILENT)
+        return self.silent >= (_SILENT_LOADING if self._loads else _SILENT)
+
+    @property
+    def _loads(self) -> bool:
+        """Whether it loads a version, or still its modules."""
+        return self.loading or not self.prepared
 
     def reap(self) -> int:
         """Return the exit code of a process whose pipe has ended; one that does not end is killed."""
@@ -137,6 +150,15 @@ def spawn(folder: Path) -> tuple[Process, Connection]:
     )
     there.close()
     return process, here
+
+
+def cpu_ticks(process: int) -> int:
+    """Return the CPU time that a process has used, in ticks of the system's clock; 0 where that cannot be known."""
+    try:
+        after_name = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:  # it is gone, or the system has no such files
+        return 0
+    return int(after_name[_UTIME]) + int(after_name[_STIME])
 
 
 def how(code: int) -> str:

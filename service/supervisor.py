@@ -24,7 +24,7 @@ from service import cores, logs, metrics, tls
 from service.config import Settings
 from service.control import Ask, Failed, Listen, Listening, Loaded, Loading, Pong, Replies, Reply, Start, Stop
 from service.errors import Ended, SetupError
-from service.places import BEAT, Place, Running, Spawn, how, spawn
+from service.places import BEAT, Place, Running, Spawn, cpu_ticks, how, spawn
 from service.port import hold
 from service.rounds import Round, Rounds
 from service.signals import StopSignals
@@ -46,15 +46,23 @@ class Supervisor:
         folder: an empty folder where the workers keep their metrics.
         spawn: starts a worker's process; a test passes a fake.
         clock: of `time.monotonic`.
+        cpu: see `cpu_ticks`.
     """
 
     def __init__(
-        self, settings: Settings, folder: Path, *, spawn: Spawn, clock: Callable[[], float] = time.monotonic
+        self,
+        settings: Settings,
+        folder: Path,
+        *,
+        spawn: Spawn,
+        clock: Callable[[], float] = time.monotonic,
+        cpu: Callable[[int], int] = cpu_ticks,
     ) -> None:
         self._settings = settings
         self._folder = folder
         self._spawn = spawn
         self._clock = clock
+        self._cpu = cpu
         self._places: list[Place] = []
         self._standby: Running | None = None
         self._standby_at = 0.0
@@ -175,7 +183,7 @@ class Supervisor:
                 later.append(place.start_at)
         if self._standby is None and len(self._listening()) == len(self._places):
             if self._standby_at <= now:
-                self._standby = Running(*self._spawn(self._folder))
+                self._standby = Running(*self._spawn(self._folder), self._cpu)
                 self._standby.beat()
             else:
                 later.append(self._standby_at)
@@ -185,7 +193,7 @@ class Supervisor:
         """Fill a place with the stand-by, else with a new process."""
         if self._standby is not None and self._standby.pipe.poll():
             self._hear(self._standby)  # it may have ended as well
-        worker, self._standby = self._standby or Running(*self._spawn(self._folder)), None
+        worker, self._standby = self._standby or Running(*self._spawn(self._folder), self._cpu), None
         worker.number, worker.loading, place.worker = number, True, worker
         worker.send(Start(number, place.settings, tuple(sorted(self._rounds.unloaded)), self._folder))
 

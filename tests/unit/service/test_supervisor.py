@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from multiprocessing.connection import Connection, Pipe
@@ -15,6 +16,7 @@ import pytest
 from service.config import load_settings
 from service.control import Ask, Failed, Listen, Listening, Loaded, Loading, Ping, Pong, Replies, Reply, Start, Stop
 from service.errors import Ended, SetupError
+from service.places import cpu_ticks
 from service.port import hold
 from service.supervisor import Supervisor
 from tests.fakes import WAIT
@@ -94,10 +96,13 @@ class Played:
 
     def __init__(self, folder: Path, **settings: object) -> None:
         self.now = 0.0
+        self.computed = 0
         self.folder = folder
         self.started: list[FakeWorker] = []
         given = load_settings(**{"workers": 2, "pin": "off", "grace": 1.0, "drain_delay": 2.0, **settings})
-        self.supervisor = Supervisor(given, folder, spawn=self._spawn, clock=lambda: self.now)
+        self.supervisor = Supervisor(
+            given, folder, spawn=self._spawn, clock=lambda: self.now, cpu=lambda _: self.computed
+        )
         self.supervisor.begin(8001)
         self.turn()
 
@@ -108,10 +113,11 @@ class Played:
             for worker in self.started:
                 worker.look()
 
-    def beats(self, count: int) -> None:
-        """Let so many seconds pass."""
+    def beats(self, count: int, *, computing: bool = False) -> None:
+        """Let so many seconds pass, in which the workers compute or do not."""
         for _ in range(count):
             self.now += 1.0
+            self.computed += computing
             self.turn()
 
     def listening(self, worker: FakeWorker, *, ready: bool = True) -> FakeWorker:
@@ -268,6 +274,50 @@ def test_silent_while_it_loads(serving: Played) -> None:
     first.pipe.send(Loading(now=False))
     serving.beats(12)
     assert first.ended
+
+
+def test_computes_while_it_loads(serving: Played) -> None:
+    """A worker that computes while it loads may be silent for as long as it does, as the build of an engine takes."""
+    first = serving.started[0]
+    first.answers = False
+    first.pipe.send(Loading(now=True))
+    serving.beats(600, computing=True)
+    assert not first.ended
+
+
+def test_computes_no_more(serving: Played) -> None:
+    """A worker that computed while it loaded and then stands still has two minutes from then on."""
+    first = serving.started[0]
+    first.answers = False
+    first.pipe.send(Loading(now=True))
+    serving.beats(600, computing=True)
+    serving.beats(119)
+    assert not first.ended
+    serving.beats(2)
+    assert first.ended
+
+
+def test_computes_and_loads_nothing(serving: Played) -> None:
+    """A worker that is silent and loads nothing hangs, however much it computes."""
+    first = serving.started[0]
+    first.answers = False
+    serving.beats(11, computing=True)
+    assert first.ended
+
+
+def test_cpu_ticks_grow() -> None:
+    """The ticks of a process that computes grow."""
+    before, begun = cpu_ticks(os.getpid()), time.process_time()
+    while time.process_time() - begun < 0.1:
+        pass
+    assert cpu_ticks(os.getpid()) > before
+
+
+def test_cpu_ticks_of_nobody() -> None:
+    """A process that is gone has no ticks, and asking for them fails nobody."""
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    assert cpu_ticks(gone.pid) == 0
 
 
 def test_silent_from_the_start(played: Played) -> None:
