@@ -35,6 +35,8 @@ from service.server import Server, drain_delay, spare_collector
 from service.session import load_runtime
 from service.signals import StopSignals
 
+_NOBODY = "the supervisor of the workers is gone"
+
 
 class Colleagues:
     """The servers on the port of this one; all that they say goes through the supervisor.
@@ -49,7 +51,9 @@ class Colleagues:
         self._worker = worker
         self._sending = threading.Lock()
         self._numbers = count()
+        self._asking = threading.Lock()
         self._asked: dict[int, Future[dict[int, Reply]]] = {}
+        self._gone = False
 
     def change(self, change: Change, model: str) -> None:
         """Load new versions of a model, or unload it, in every worker.
@@ -96,14 +100,19 @@ class Colleagues:
         self._asked.pop(replies.number).set_result(replies.by_worker)
 
     def gone(self) -> None:
-        """Take note that nobody will answer any more."""
-        for waiting in list(self._asked.values()):
-            waiting.set_exception(Unavailable("the supervisor of the workers is gone"))
+        """Take note that nobody will answer any more, neither those who wait nor those who still come in the drain."""
+        with self._asking:
+            self._gone = True
+        for waiting in self._asked.values():
+            waiting.set_exception(Unavailable(_NOBODY))
 
     def _ask(self, question: Question, about: Any) -> dict[int, Reply]:  # noqa: ANN401 - see Ask
         number = next(self._numbers)
         waiting: Future[dict[int, Reply]] = Future()
-        self._asked[number] = waiting
+        with self._asking:
+            if self._gone:
+                raise Unavailable(_NOBODY)
+            self._asked[number] = waiting
         self.send(Ask(number, question, about))
         return waiting.result()
 

@@ -1,0 +1,67 @@
+"""What a worker asks the others by way of its supervisor, when the supervisor is gone."""
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from multiprocessing.connection import Connection, Pipe
+
+import pytest
+
+from service.control import Ask
+from service.errors import Unavailable
+from service.worker import Colleagues
+from tests.fakes import WAIT
+
+Call = Callable[[Colleagues], object]
+CALLS: list[Call] = [
+    lambda colleagues: colleagues.counts([("linear", 1)]),
+    lambda colleagues: colleagues.change("load", "linear"),
+]
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[Connection, Connection]]:
+    """Return the ends of a pipe, the supervisor's first."""
+    here, there = Pipe()
+    yield here, there
+    here.close()
+    there.close()
+
+
+def called(call: Call, colleagues: Colleagues) -> Future[object]:
+    """Return what a call will come to, in a thread that keeps nobody from ending."""
+    outcome: Future[object] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(call(colleagues))
+        except Unavailable as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return outcome
+
+
+@pytest.mark.parametrize("call", CALLS, ids=["counts", "change"])
+def test_asked_before_the_supervisor_went(pipe: tuple[Connection, Connection], call: Call) -> None:
+    """Who waits for an answer when the supervisor goes hears that it is gone."""
+    supervisor, worker = pipe
+    colleagues = Colleagues(worker, 0)
+    outcome = called(call, colleagues)
+    assert supervisor.poll(WAIT)
+    assert isinstance(supervisor.recv(), Ask)
+    supervisor.close()
+    colleagues.gone()
+    with pytest.raises(Unavailable, match="supervisor"):
+        outcome.result(WAIT)
+
+
+@pytest.mark.parametrize("call", CALLS, ids=["counts", "change"])
+def test_asked_after_the_supervisor_went(pipe: tuple[Connection, Connection], call: Call) -> None:
+    """Who asks when the supervisor is gone already hears so too, instead of waiting for ever."""
+    supervisor, worker = pipe
+    colleagues = Colleagues(worker, 0)
+    supervisor.close()
+    colleagues.gone()
+    with pytest.raises(Unavailable, match="supervisor"):
+        called(call, colleagues).result(WAIT)
