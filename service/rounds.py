@@ -27,7 +27,7 @@ class Rounds:
         workers: returns those that run now.
 
     Attributes:
-        unloaded: models that callers had unloaded.
+        unloaded: models that callers had unloaded, or now unload.
     """
 
     def __init__(self, workers: Callable[[], list[Running]]) -> None:
@@ -68,6 +68,8 @@ class Rounds:
                 each for other in self._under_way.values() if other.question == "flush" for each in other.waiting
             }
         self._under_way[asked.number] = asked
+        if asked.question in CHANGES:  # now: who starts while it is under way is told by this, and not asked
+            (self.unloaded.add if asked.question == "unload" else self.unloaded.discard)(str(asked.about))
         # Those that still load hear of a change too, before they listen; nobody waits for them.
         for worker in self._workers() if asked.question in CHANGES else list(asked.waiting):
             worker.send(Ask(asked.number, asked.question, asked.about))
@@ -77,8 +79,6 @@ class Rounds:
         """Tell who asked, once everybody has answered."""
         if asked.waiting or self._under_way.pop(asked.number, None) is None:
             return
-        if asked.question in CHANGES:
-            (self.unloaded.add if asked.question == "unload" else self.unloaded.discard)(str(asked.about))
         asked.done(asked.replies)
         if self._changes and self._changes[0] is asked:
             self._changes.popleft()

@@ -455,6 +455,30 @@ def test_a_change_reaches_all_and_is_remembered(serving: Played) -> None:
     assert serving.started[2].start.unloaded == ("linear",)
 
 
+def test_starts_while_a_model_is_unloaded(serving: Played) -> None:
+    """A worker that starts while a model is unloaded in the others is told to do without it."""
+    first, second, standby = serving.started
+    first.pipe.send(Ask(1, "unload", "linear"))
+    serving.turn()
+    serving.ended(second)
+    assert standby.start.unloaded == ("linear",)
+
+
+def test_starts_while_a_model_is_loaded(serving: Played) -> None:
+    """A worker that starts while a model that was unloaded is loaded in the others loads it too."""
+    first, second, standby = serving.started
+    first.pipe.send(Ask(1, "unload", "linear"))
+    serving.turn()
+    for worker in (first, second):
+        asked = worker.hear()
+        assert isinstance(asked, Ask)
+        worker.pipe.send(Reply(asked.number))
+    first.pipe.send(Ask(2, "load", "linear"))
+    serving.turn()
+    serving.ended(second)
+    assert standby.start.unloaded == ()
+
+
 def test_changes_take_turns(serving: Played) -> None:
     """Two changes at once are carried out in the same order everywhere, and one whose worker dies ends too."""
     first, second, _ = serving.started
