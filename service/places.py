@@ -43,7 +43,7 @@ class Process(Protocol):
 
 Spawn = Callable[[Path], tuple[Process, Connection]]
 """Starts a process that becomes a worker when it is sent its Start, given the folder of the metrics; returns it and
-this side of the pipe to it."""
+this side of the pipe to it. Raises OSError where the system has no process, memory or descriptors to give."""
 
 
 @dataclass(eq=False)
@@ -141,14 +141,14 @@ def spawn(folder: Path) -> tuple[Process, Connection]:
     """
     here, there = Pipe()
     code = f"import sys; sys.path[:] = {sys.path!r}; from service.worker import main; main({there.fileno()})"
-    process = subprocess.Popen(  # noqa: S603 - our own
-        [sys.executable, *(f"-W{option}" for option in sys.warnoptions), "-P", "-c", code],
-        stdin=subprocess.DEVNULL,
-        pass_fds=[there.fileno()],
-        process_group=0,
-        env={**os.environ, metrics.FOLDER: str(folder)},
-    )
-    there.close()
+    with there:
+        process = subprocess.Popen(  # noqa: S603 - our own
+            [sys.executable, *(f"-W{option}" for option in sys.warnoptions), "-P", "-c", code],
+            stdin=subprocess.DEVNULL,
+            pass_fds=[there.fileno()],
+            process_group=0,
+            env={**os.environ, metrics.FOLDER: str(folder)},
+        )
     return process, here
 
 

@@ -177,23 +177,39 @@ class Supervisor:
         """Fill the places that are due, then that of the stand-by; return when others will be."""
         later = []
         for number, place in enumerate(self._places):
-            if place.worker is None and place.start_at <= now:
+            if place.worker is None and place.start_at <= now and not self._stopping:
                 self._start(number, place)
-            elif place.worker is None:
+            if place.worker is None:
                 later.append(place.start_at)
         if self._standby is None and len(self._listening()) == len(self._places):
             if self._standby_at <= now:
-                self._standby = Running(*self._spawn(self._folder), self._cpu)
-                self._standby.beat()
-            else:
+                self._start_standby(now)
+            if self._standby is None:
                 later.append(self._standby_at)
         return later
 
+    def _start_standby(self, now: float) -> None:
+        """Start a stand-by; where the system has no process to give, those that serve go on without."""
+        try:
+            self._standby = Running(*self._spawn(self._folder), self._cpu)
+        except OSError as error:
+            self._standby_at = now + _STANDBY_PAUSE
+            logs.warning("stand-by not started", reason=error.strerror, again_in=_STANDBY_PAUSE)
+        else:
+            self._standby.beat()
+
     def _start(self, number: int, place: Place) -> None:
-        """Fill a place with the stand-by, else with a new process."""
+        """Fill a place with the stand-by, else with a new process; where neither can be had, later."""
         if self._standby is not None and self._standby.pipe.poll():
             self._hear(self._standby)  # it may have ended as well
-        worker, self._standby = self._standby or Running(*self._spawn(self._folder), self._cpu), None
+        try:
+            worker = self._standby or Running(*self._spawn(self._folder), self._cpu)
+        except OSError as error:
+            pause = place.ended(self._clock())
+            logs.warning("worker not started", worker=number, reason=error.strerror, again_in=pause)
+            self._fail(f"worker {number} cannot be started: {error.strerror}")
+            return
+        self._standby = None
         worker.number, worker.loading, place.worker = number, True, worker
         worker.send(Start(number, place.settings, tuple(sorted(self._rounds.unloaded)), self._folder))
 

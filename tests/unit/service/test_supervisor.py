@@ -1,5 +1,6 @@
 """The supervisor with workers that the test plays: who may listen, who is replaced and when, what ends it."""
 
+import errno
 import os
 import signal
 import socket
@@ -94,8 +95,9 @@ class FakeWorker:
 class Played:
     """A supervisor whose loop the test turns, with a clock that the test sets."""
 
-    def __init__(self, folder: Path, **settings: object) -> None:
+    def __init__(self, folder: Path, *, refused: bool = False, **settings: object) -> None:
         self.now = 0.0
+        self.refused = refused
         self.computed = 0
         self.folder = folder
         self.started: list[FakeWorker] = []
@@ -136,6 +138,8 @@ class Played:
 
     def _spawn(self, folder: Path) -> tuple[FakeWorker, Connection]:
         assert folder == self.folder
+        if self.refused:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
         self.started.append(FakeWorker(pid=os.getpid()))
         return self.started[-1], self.started[-1].supervisors
 
@@ -229,6 +233,45 @@ def test_standby_ended_first(serving: Played) -> None:
     serving.beats(31)
     assert len(serving.started) == 5
     assert restarts(serving, "crashed") == 1
+
+
+def test_no_process_for_the_standby(played: Played, caplog: pytest.LogCaptureFixture) -> None:
+    """A stand-by for which the system has no process is tried again after a pause; those that serve go on."""
+    first, second = played.started
+    played.listening(first)
+    played.refused = True
+    played.listening(second)
+    assert caplog.messages.count("stand-by not started") == 1
+    played.refused = False
+    played.beats(29)
+    assert len(played.started) == 2
+    played.beats(2)
+    assert [worker.ended for worker in played.started] == [False, False, False]
+
+
+def test_no_process_for_a_place(serving: Played, caplog: pytest.LogCaptureFixture) -> None:
+    """A place for which the system has no process is tried again, later and later; the other worker goes on."""
+    serving.refused = True
+    serving.started[1].end(-signal.SIGKILL)
+    serving.ended(serving.started[2])
+    for pause in (0.5, 1, 2):
+        before = caplog.messages.count("worker not started")
+        serving.now += pause + 0.01
+        serving.turn()
+        assert caplog.messages.count("worker not started") == before + 1
+    serving.refused = False
+    serving.now += 4.01
+    serving.turn()
+    assert serving.started[3].start.worker == 1
+    assert not serving.started[0].ended
+
+
+def test_no_process_at_first(tmp_path: Path) -> None:
+    """Where the system has no process for the first worker, the supervisor ends with that as its reason."""
+    played = Played(tmp_path, refused=True)
+    with pytest.raises(SetupError, match="worker 0 cannot be started: Resource temporarily unavailable"):
+        played.supervisor.end()
+    played.supervisor.close()
 
 
 def test_two_end_at_once(serving: Played) -> None:
