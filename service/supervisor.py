@@ -339,10 +339,11 @@ class Supervisor:
             flushed.result(_FLUSH_SECONDS)
 
     def _running(self) -> list[Running]:
-        return [*self._workers(), *([] if self._standby is None else [self._standby])]
+        standby = self._standby  # looked at once, as in `_workers`: a scrape's thread asks while the loop changes it
+        return [*self._workers(), *([] if standby is None else [standby])]
 
     def _workers(self) -> list[Running]:
-        return [place.worker for place in self._places if place.worker is not None]
+        return [worker for place in self._places if (worker := place.worker) is not None]
 
     def _listening(self) -> list[Running]:
         return [worker for worker in self._workers() if worker.listens_since is not None]
