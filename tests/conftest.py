@@ -28,10 +28,17 @@ Lines = Callable[[], list[dict[str, Any]]]
 
 
 @pytest.fixture
-def lines() -> Iterator[Lines]:
-    """Return what gives the log lines since it was asked last, as objects."""
+def logger() -> Iterator[logging.Logger]:
+    """Return the service's logger; what `setup` does to it is undone."""
     logger = logging.getLogger("saccade")
-    before = (logger.handlers, logger.level, logger.propagate)
+    before = logger.handlers, logger.level, logger.propagate
+    yield logger
+    logger.handlers, logger.level, logger.propagate = before
+
+
+@pytest.fixture
+def lines(logger: logging.Logger) -> Lines:
+    """Return what gives the log lines since it was asked last, as objects."""
     file = io.StringIO()
     logs.setup("json", file)
 
@@ -41,8 +48,7 @@ def lines() -> Iterator[Lines]:
         file.truncate()
         return found
 
-    yield read
-    logger.handlers, logger.level, logger.propagate = before
+    return read
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ class FakeModel:
         self.facts = Facts(name, version, "cpu", "fp32", verified, "abc")
         self.drained: list[float] = []
         self.drain = self.drained.append
+        self.most_calls = 1
 
 
 class Loads:

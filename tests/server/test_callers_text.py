@@ -1,5 +1,6 @@
 """A caller's text in every field that has one: it is refused in few words, and is no line, colour or series of ours."""
 
+import logging
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -121,13 +122,12 @@ class Log:
 
 
 @pytest.fixture
-def log(tmp_path: Path) -> Iterator[Log]:
+def log(tmp_path: Path, logger: logging.Logger) -> Iterator[Log]:
     """Return the log."""
     path = tmp_path / "log"
     with path.open("w", encoding="utf-8", errors="backslashreplace") as file:
         logs.setup("console", file)
         yield Log(path)
-    logs.setup("console")
 
 
 @pytest.fixture

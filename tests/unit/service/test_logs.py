@@ -1,7 +1,5 @@
 import json
-import logging
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,13 +22,7 @@ HOSTILE = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def logger() -> Iterator[logging.Logger]:
-    """Return the service's logger; what `setup` does to it is undone."""
-    logger = logging.getLogger("saccade")
-    before = logger.handlers, logger.level, logger.propagate
-    yield logger
-    logger.handlers, logger.level, logger.propagate = before
+pytestmark = pytest.mark.usefixtures("logger")
 
 
 def raised(text: str) -> ValueError:
