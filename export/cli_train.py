@@ -189,7 +189,7 @@ def _list(as_json: bool) -> None:  # noqa: FBT001 - passed on from the option
         told = recipe.measured or "by others, on the official test split"
         expected = f"{recipe.expected_accuracy:.2%}"
         if recipe.expected_accuracy == 0:
-            expected, told = "", "depends on the pictures"
+            expected, told = "", "not measured" if recipe.data != "folder" else "depends on the pictures"
         table.add_row(recipe.name, recipe.architecture, recipe.data, str(recipe.epochs), expected, told)
     # A log or a pipe has no width: rich would cut the words at 80 characters.
     Console(width=None if sys.stdout.isatty() else 160).print(table)
