@@ -318,8 +318,12 @@ class Server:
 
     def _most_calls(self) -> int:
         """Return how many calls there are when every queue is full and every instance runs its largest batch."""
-        plain = self._settings.queue_size + self._settings.instances * self._settings.max_batch_size
-        each = max([plain, *(entry.model.most_calls for entry in self.repository.versions() if entry.model)])
+        each = max(
+            [
+                _most_calls_of_a_model(self._settings),
+                *(entry.model.most_calls for entry in self.repository.versions() if entry.model),
+            ]
+        )
         return each * max(1, len(self.repository.readiness()))
 
     def _report_health(self) -> None:
@@ -404,8 +408,12 @@ def _most_of_a_connection(settings: Settings) -> int:
 
     More than the queues and streams of a model allow, so that who sends too much hears of it instead of waiting.
     """
-    queued = settings.queue_size + settings.instances * settings.max_batch_size
-    return max(1000, 4 * queued + settings.max_streams)
+    return max(1000, 4 * _most_calls_of_a_model(settings) + settings.max_streams)
+
+
+def _most_calls_of_a_model(settings: Settings) -> int:
+    """Return how many calls there are when a model's queue is full and its instances run their largest batches."""
+    return settings.queue_size + settings.instances * settings.max_batch_size
 
 
 def _add_reflection(gate: Gate) -> None:

@@ -5,7 +5,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -18,6 +18,17 @@ from service.load.processes import Loaders
 from service.session import Session
 
 ANSWER_BYTES = 150
+
+
+def fastest(call: Callable[[], object], rounds: int, repeats: int) -> float:
+    """Return the fastest round's microseconds a call."""
+    best = float("inf")
+    for _ in range(rounds):
+        started = time.perf_counter()
+        for _ in range(repeats):
+            call()
+        best = min(best, (time.perf_counter() - started) / repeats * 1e6)
+    return best
 
 
 @dataclass(frozen=True)

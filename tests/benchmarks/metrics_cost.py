@@ -4,25 +4,13 @@ python -m tests.benchmarks.metrics_cost
 """
 
 import sys
-import time
-from collections.abc import Callable
 
 from service.metrics import Metrics
 from service.model import Facts
+from tests.benchmarks.machine import fastest
 
 CALLS = 20_000
 ROUNDS = 7
-
-
-def microseconds(call: Callable[[], None]) -> float:
-    """Return the fastest round's microseconds a call."""
-    fastest = float("inf")
-    for _ in range(ROUNDS):
-        started = time.perf_counter()
-        for _ in range(CALLS):
-            call()
-        fastest = min(fastest, (time.perf_counter() - started) / CALLS * 1e6)
-    return fastest
 
 
 def record_seconds() -> float:
@@ -36,7 +24,7 @@ def record_seconds() -> float:
         version.answer(decode=0.0001, queue=0.0001, inference=0.0003, top=[(3, 0.99)])
         metrics.call("lenet5", "Classify", "OK", 0.001)
 
-    return (microseconds(record) - microseconds(lambda: None)) / 1e6
+    return (fastest(record, ROUNDS, CALLS) - fastest(lambda: None, ROUNDS, CALLS)) / 1e6
 
 
 if __name__ == "__main__":

@@ -3,14 +3,14 @@
 The bare graph (Identity) is taken off both. Needs onnx, which the extra `train` brings.
 """
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from service.scores import Rows, best_of, softmax
 from service.session import runtime
+from tests.benchmarks.machine import fastest
 from tests.benchmarks.table import Compared, Group, Line, Plan, Step
 
 K = 5
@@ -20,17 +20,6 @@ ROWS = {
     for batch in (1, 8, 32)
 }
 _REPEATS = 200
-
-
-def fastest(call: Callable[[], object], rounds: int) -> float:
-    """Return the fastest round's microseconds a call."""
-    best = float("inf")
-    for _ in range(rounds):
-        started = time.perf_counter()
-        for _ in range(_REPEATS):
-            call()
-        best = min(best, (time.perf_counter() - started) / _REPEATS * 1e6)
-    return best
 
 
 def session(classes: int, *nodes: tuple[str, list[str], list[str]], outputs: Sequence[str]) -> Any:  # noqa: ANN401
@@ -71,10 +60,12 @@ def compare(classes: int, batch: int, rounds: int) -> list[Compared]:
         _, values, indices = best.run(None, {"x": rows})
         return list(zip(indices.tolist(), values.tolist(), strict=True))
 
-    nothing = fastest(lambda: plain.run(None, {"x": rows}), rounds)
-    here, there = (fastest(call, rounds) for call in (lambda: softmax(logits), lambda: soft.run(None, {"x": logits})))
+    nothing = fastest(lambda: plain.run(None, {"x": rows}), rounds, _REPEATS)
+    here, there = (
+        fastest(call, rounds, _REPEATS) for call in (lambda: softmax(logits), lambda: soft.run(None, {"x": logits}))
+    )
     softmaxes = Compared("us/batch, softmax in numpy: in the graph", here, there - nothing)
-    here, there = (fastest(call, rounds) for call in (lambda: best_of(rows, K), in_graph))
+    here, there = (fastest(call, rounds, _REPEATS) for call in (lambda: best_of(rows, K), in_graph))
     return [softmaxes, Compared("us/batch, top-k as served: in the graph", here, there - nothing)]
 
 

@@ -37,6 +37,8 @@ class World:
         self.now = 0.0
         self.spent: Counter[Setting] = Counter()
         self.random = np.random.default_rng(1)
+        self.opened: list[Setting] = []
+        self.alive: list[Setting] = []
 
     def clock(self) -> float:
         """Return the seconds that have passed."""
@@ -46,11 +48,24 @@ class World:
     def open(self, setting: Setting) -> Iterator[Running]:
         """Make a setting run."""
         self.now += self.opening
-        yield _Runs(self, setting)
+        self.opened.append(setting)
+        self.alive.append(setting)
+        try:
+            yield _Runs(self, setting)
+        finally:
+            self.alive.remove(setting)
 
-    def search(self, limit: float = 60.0) -> Outcome:
-        """Search among all settings, the first being the default."""
-        return Search(self.open, self.clock, limit, default_batch=32).run(list(self.speeds))
+    def search(self, limit: float = 60.0, full: Callable[[Setting], bool] = lambda _: False) -> Outcome:
+        """Search among all settings, the first being the default; those for which memory is full do not run."""
+
+        @contextmanager
+        def opened(setting: Setting) -> Iterator[Running]:
+            if full(setting):
+                raise ModelRejected("the GPU has too little memory")
+            with self.open(setting) as running:
+                yield running
+
+        return Search(opened, self.clock, limit, default_batch=32).run(list(self.speeds))
 
 
 class _Runs:
@@ -172,16 +187,7 @@ def test_as_good_with_fewer_instances() -> None:
 def test_what_cannot_run_is_a_row() -> None:
     """A setting that does not run, for want of memory for example, is said to, and the others are measured."""
     world = World({DEFAULT: steady(50), MANY: steady(100), FEWER: steady(80)})
-    made = world.open
-
-    @contextmanager
-    def failing(setting: Setting) -> Iterator[Running]:
-        if setting == MANY:
-            raise ModelRejected("the GPU has too little memory")
-        with made(setting) as running:
-            yield running
-
-    outcome = Search(failing, world.clock, 60, default_batch=32).run(list(world.speeds))
+    outcome = world.search(full=lambda setting: setting == MANY)
     assert {each.setting: each.failed for each in outcome.measured}[MANY] == "the GPU has too little memory"
     assert outcome.choice("throughput").best.setting == FEWER
 
@@ -189,20 +195,7 @@ def test_what_cannot_run_is_a_row() -> None:
 def test_what_fails_while_it_is_measured_is_a_row() -> None:
     """A setting that fails beside the default is said to, and the default is kept for both goals."""
     world = World({DEFAULT: steady(50), MANY: steady(100)})
-    made, alive = world.open, list[Setting]()
-
-    @contextmanager
-    def failing(setting: Setting) -> Iterator[Running]:
-        if alive:
-            raise ModelRejected("the GPU has too little memory")
-        alive.append(setting)
-        try:
-            with made(setting) as running:
-                yield running
-        finally:
-            alive.remove(setting)
-
-    outcome = Search(failing, world.clock, 60, default_batch=32).run(list(world.speeds))
+    outcome = world.search(full=lambda _: bool(world.alive))
     assert outcome.measured[1].failed == "beside the default: the GPU has too little memory"
     assert not outcome.choice("throughput").better
     assert not outcome.decided("throughput")
@@ -211,34 +204,13 @@ def test_what_fails_while_it_is_measured_is_a_row() -> None:
 def test_the_default_is_opened_once() -> None:
     """The default with another batch is measured in the default's own sessions: two may not fit."""
     world = World({DEFAULT: lambda batch: 100 if batch <= 8 else 50})
-    made, alive = world.open, list[Setting]()
-
-    @contextmanager
-    def alone(setting: Setting) -> Iterator[Running]:
-        if alive:
-            raise ModelRejected("the GPU has too little memory")
-        alive.append(setting)
-        with made(setting) as running:
-            yield running
-        alive.remove(setting)
-
-    assert Search(alone, world.clock, 60, default_batch=32).run([DEFAULT]).choice("throughput").better
+    assert world.search(full=lambda _: bool(world.alive)).choice("throughput").better
 
 
 def test_a_default_that_fails_later_is_not_lost() -> None:
     """A default that does not run a second time with another batch is still the default of the next goal."""
     world = World({DEFAULT: lambda batch: 100 if batch <= 8 else 50})
-    made, opened = world.open, list[Setting]()
-
-    @contextmanager
-    def once(setting: Setting) -> Iterator[Running]:
-        if opened:
-            raise ModelRejected("the GPU has too little memory")
-        opened.append(setting)
-        with made(setting) as running:
-            yield running
-
-    outcome = Search(once, world.clock, 60, default_batch=32).run([DEFAULT])
+    outcome = world.search(full=lambda _: bool(world.opened))
     assert outcome.choice("latency").best.setting == DEFAULT
     assert not outcome.measured[0].failed
 
