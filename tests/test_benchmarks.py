@@ -56,6 +56,7 @@ def test_a_line_for_each_ceiling() -> None:
     assert first == ["row", "7.00", "0.00", "0.00", "2.00", "a", "3.00", "2.00", "1.50", "<= 1.4"]
     assert second == ["", "", "", "", "", "b", "1.00", "4.00", "0.25", ""]
     assert next(Line("refused", []).cells())[0] == "refused"
+    assert next(Line("no CPU", [], [Outcome(seconds=1.0, arrived=7)]).cells())[4] == ""
 
 
 @pytest.mark.parametrize("row", ["top 5 of 10 classes, 1 row", "LeNet-5, stream"])

@@ -57,7 +57,7 @@ class Line:
     Attributes:
         name: of the row.
         served: of each round; empty where nothing was.
-        cpu: seconds of the server a picture, of each round.
+        cpu: seconds of the server a picture, of each round; empty where that was not measured.
         compared: a row of the table each.
     """
 
@@ -72,7 +72,8 @@ class Line:
         if self.served:
             rate = median(outcome.rate * outcome.images for outcome in self.served)
             times = [median(outcome.milliseconds(percentile) for outcome in self.served) for percentile in (50, 99)]
-            figures = [number(rate), *(f"{each:.2f}" for each in times), number(median(self.cpu) * 1e6)]
+            cpu = number(median(self.cpu) * 1e6) if self.cpu else ""
+            figures = [number(rate), *(f"{each:.2f}" for each in times), cpu]
         beginning = [self.name, *figures]
         if not self.compared:
             yield beginning
