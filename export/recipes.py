@@ -135,24 +135,11 @@ _RESNET20_MUON = replace(
     name="resnet20-cifar10-muon",
     epochs=80,
     start_size=24,
-    expected_accuracy=0,
-    measured="",
+    expected_accuracy=0.8924,
+    measured="102 min in bf16 on a shared core with AMX",
 )
-"""Half of the paper's epochs, by Muon: an hour and a half on a core with AMX."""
-
-_RESNET20_RESTART = replace(
-    _RESNET20_MUON,
-    name="resnet20-cifar10-restart",
-    start="runs/resnet20-cifar10-muon",
-    epochs=18,
-    learning_rate=0.015,
-    warmup=0.05,
-    start_size=0,
-    expected_accuracy=0,
-    measured="",
-)
-"""A warm restart (I. Loshchilov and F. Hutter, SGDR, 2017) from the run of `resnet20-cifar10-muon`, at a rate of which
-SGD's steps are too: 0.1 with a decay of 5e-4 settles at changing a hundredth of the weights' norm a step."""
+"""Half of the paper's epochs, by Muon. In the last ten the loss falls by half and the accuracy no further: more epochs
+want more augmentation."""
 
 _RESNET18_CIFAR10 = replace(
     _RESNET20_CIFAR10,
@@ -268,7 +255,6 @@ _ALL = (
     _RESNET20_CIFAR10,
     _RESNET20_SHORT,
     _RESNET20_MUON,
-    _RESNET20_RESTART,
     _RESNET18_CIFAR10,
     _RESNET50_IMAGENET,
     _PICTURES_SMALL,
