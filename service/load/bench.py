@@ -14,13 +14,15 @@ from service.load.objective import Term
 from service.load.outcome import Outcome
 from service.load.plan import Arrivals, Load
 from service.load.processes import Loaders, Watch
-from service.load.report import Report, Row
+from service.load.report import Report, Row, story
 from service.load.search import find_max, kept_up
 from service.load.targets import Ask
 
 METRICS_PORT = 8002
 ROUNDS, MOST_ROUNDS = 3, 10
 """A load that must be stable is measured until so many rounds in a row agree, or so often at most."""
+_GONE = "UNAVAILABLE"
+"""Status of every call to a server that is gone; lower rates would find it gone too, twenty times over."""
 _PROBE_CALLERS, _PROBE_SECONDS = 16, 1.5
 
 
@@ -107,7 +109,7 @@ def run(options: Options, viewer: Viewer) -> Report:
         channels=options.channels,
         connection=options.connection,
     )
-    with Loaders(options.processes) as loaders, suppress(_Interrupted):
+    with Loaders(options.processes) as loaders, suppress(_Interrupted, KeyboardInterrupt):
         runner = _Runner(options, viewer, loaders, report)
         for concurrency in options.concurrency:
             runner.measure(replace(first, concurrency=concurrency))
@@ -121,15 +123,18 @@ def run(options: Options, viewer: Viewer) -> Report:
 class _Runner:
     def __init__(self, options: Options, viewer: Viewer, loaders: Loaders, report: Report) -> None:
         self._options, self._viewer, self._loaders, self._report = options, viewer, loaders, report
-        self._metrics_url = options.metrics_url
+        self._metrics_url, self._seen, self._told = options.metrics_url, False, False
         if self._metrics_url == "":
-            usual = f"http://{options.address.rpartition(':')[0]}:{METRICS_PORT}/metrics"
+            scheme = "https" if options.connection.secure else "http"
+            usual = f"{scheme}://{options.address.rpartition(':')[0]}:{METRICS_PORT}/metrics"
             self._metrics_url = usual if options.protocol == "saccade" else None
 
     def measure(self, load: Load) -> Row:
         """Measure one row."""
         before = self._look()
         outcome, spread = self._rounds(load)
+        if outcome.interrupted and not outcome.calls:  # in the warm-up: no row, which would miss every objective
+            raise _Interrupted
         after = self._look()
         server = scrape.between(before, after) if before is not None and after is not None else None
         row = Row(load, outcome, server, self._options.objective, spread)
@@ -147,6 +152,9 @@ class _Runner:
         def attempt(rate: float) -> bool:
             nonlocal limited
             row = self.measure(replace(first, rate=_rounded(rate)))
+            if not row.outcome.answered and set(row.outcome.failed) == {_GONE}:
+                self._viewer.note(f"the search ended: at {row.name} the server was gone")
+                raise _Interrupted
             good = kept_up(row.objective, row.outcome)
             if not good and row.client_limits:
                 limited = row.client_limits
@@ -163,7 +171,7 @@ class _Runner:
         if outcome.interrupted:
             raise _Interrupted
         if not outcome.answered:
-            raise SetupError(f"no call was answered: {dict(outcome.failed)} {outcome.details}")
+            raise SetupError("; ".join(story(outcome)) or "no call was answered")
         return max(1.0, outcome.rate / 2)
 
     def _rounds(self, load: Load) -> tuple[Outcome, float | None]:
@@ -191,15 +199,20 @@ class _Runner:
         return self._loaders.run(load, self._viewer.begins(name, load.warm_up + load.seconds))
 
     def _look(self) -> scrape.Samples | None:
-        """Look at the server's metrics; where there are none say so once."""
+        """Look at the server's metrics; where there are none say so once, where there were some go on looking."""
         if not self._metrics_url:
             return None
         try:
-            return scrape.look(self._metrics_url)
+            samples = scrape.look(self._metrics_url, scrape.context(self._options.connection))
         except OSError as error:
-            self._viewer.note(f"no view of the server: {self._metrics_url}: {error} (--metrics-url says where)")
-            self._metrics_url = None
+            if not self._told:
+                self._viewer.note(f"no view of the server: {self._metrics_url}: {error} (--metrics-url says where)")
+            self._told = True
+            if not self._seen:  # a host that does not answer would cost seconds a look
+                self._metrics_url = None
             return None
+        self._seen = True
+        return samples
 
 
 def _rounded(rate: float) -> float:

@@ -43,6 +43,17 @@ def _size(text: str) -> tuple[int, int] | None:
     return int(height), int(width)
 
 
+def _check_files(csv_file: Path | None, plot: Path | None) -> None:
+    """Refuse before the load what could not be written after it."""
+    from service.load import plots, report
+
+    for flag, path in (("--csv", csv_file), ("--plot", plot)):
+        if path is not None:
+            report.check_writable(path, flag)
+    if plot is not None:
+        plots.check(plot)
+
+
 @with_connection
 def bench(
     target: Annotated[
@@ -118,7 +129,10 @@ def bench(
     from service.load import outcome, plots, report, show, targets
 
     try:
+        if not target and len(connection.addresses) > 1:
+            raise SetupError(f"--address {','.join(connection.addresses)}: a bench is of one server; name it")
         protocol, address = targets.parse(target or connection.addresses[0])
+        connection = replace(connection, addresses=(address,))
         ask = targets.Ask(model, version, images, top_k, pictures, encoded, _size(size), stream, seed)
         terms = objectives.parse(slo) if slo else ()
         if find_max and not terms:
@@ -126,6 +140,7 @@ def bench(
         callers = tuple(int(number) for number in numbers(concurrency, "--concurrency")) if concurrency else ()
         rates = numbers(rate, "--rate") if rate else ()
         old = report.read(compare) if compare else None
+        _check_files(csv_file, plot)
     except SetupError as error:
         raise typer.BadParameter(str(error)) from None
     outcome.require()
@@ -133,7 +148,7 @@ def bench(
         plots.require()
     options = benching.Options(
         protocol,
-        replace(connection, addresses=(address,)),
+        connection,
         ask,
         concurrency=callers or ((1, 8, 32) if not rates and not find_max else ()),
         rates=rates,
@@ -157,10 +172,11 @@ def bench(
     else:
         show.print_report(found, compared)
     if csv_file is not None:
-        with csv_file.open("w", newline="") as file:
-            found.write_csv(file)
+        found.save_csv(csv_file)
     if plot is not None:
         plots.draw(found, plot)
+    if not found.rows:
+        raise SaccadeError("interrupted before anything was measured")
     if not any(row.outcome.answered for row in found.rows):
         raise SaccadeError("no call was answered")
     missed = not found.found if find_max else any(row.met is False for row in found.rows)

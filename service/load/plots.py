@@ -21,6 +21,17 @@ def require() -> None:
         raise SetupError("--plot needs matplotlib: pip install 'saccade[bench]'") from None
 
 
+def check(path: Path) -> None:
+    """Raise SetupError where matplotlib draws no such files, if it is there."""
+    try:
+        from matplotlib.backend_bases import FigureCanvasBase
+    except ImportError:  # `require` says so
+        return
+    kinds = FigureCanvasBase.get_supported_filetypes()
+    if path.suffix and path.suffix[1:].lower() not in kinds:
+        raise SetupError(f"--plot {path}: must end in .png, or another of {', '.join(sorted(kinds))}")
+
+
 def draw(report: Report, path: Path) -> None:
     """Draw latency percentiles by load, with the objective, and latency over time; nothing if nothing was measured."""
     require()

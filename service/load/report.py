@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +47,8 @@ class Row:
     def client_limits(self) -> str:
         """Why the client itself is the bottleneck; empty where it is not."""
         outcome = self.outcome
+        if not outcome.calls:
+            return ""
         if outcome.busiest > _BUSY:
             return f"a process of the client used {outcome.busiest:.0%} of a core; try --processes"
         late = outcome.late_milliseconds
@@ -134,6 +137,18 @@ class Report:
             "max_rate": self.found,
         }
 
+    def save_csv(self, path: Path) -> None:
+        """Write a line a load into a file.
+
+        Raises:
+            SetupError: it cannot be written.
+        """
+        try:
+            with path.open("w", newline="") as file:
+                self.write_csv(file)
+        except OSError as error:
+            raise SetupError(f"--csv {path}: {error.strerror}") from None
+
     def write_csv(self, file: TextIO) -> None:
         """Write a line a load."""
         columns = [f"p{percent:g}" for percent in PERCENTILES]
@@ -163,6 +178,12 @@ def story(outcome: Outcome) -> list[str]:
         detail = outcome.details.get(status, "").strip().split("\n")[0]
         lines.append(f"{count} of {outcome.calls} calls {status} {when}" + (f": {detail[:160]}" if detail else ""))
     return lines
+
+
+def check_writable(path: Path, flag: str) -> None:
+    """Raise SetupError unless a file can be written there."""
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise SetupError(f"{flag} {path}: no file can be written there")
 
 
 def read(path: Path) -> dict[str, Any]:

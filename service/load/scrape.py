@@ -1,11 +1,16 @@
 """The server's own view of a load: its metrics before and after."""
 
+import http.client
 import re
+import ssl
 import urllib.error
 import urllib.request
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from service.connection import Connection
 
 _LINE = re.compile(r"^(\w+)(?:\{(.*)\})?\s+(\S+)")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
@@ -48,12 +53,31 @@ def parse(text: str) -> Samples:
         match = _LINE.match(line)
         if match and not line.startswith("#"):
             name, labels, value = match.groups()
-            found[name, tuple(sorted(_LABEL.findall(labels or "")))] = float(value)
+            with suppress(ValueError):  # any web page has lines of two words
+                found[name, tuple(sorted(_LABEL.findall(labels or "")))] = float(value)
     return found
 
 
-def look(url: str) -> Samples:
+def context(connection: Connection) -> ssl.SSLContext | None:
+    """Return the TLS with which metrics are read: that of the calls, as the server has one for both; None without.
+
+    Raises:
+        OSError: a file of it cannot be used.
+    """
+    if not connection.secure:
+        return None
+    made = ssl.create_default_context(cafile=connection.tls_ca)
+    if connection.tls_certificate is not None:
+        made.load_cert_chain(connection.tls_certificate, connection.tls_key)
+    return made
+
+
+def look(url: str, tls: ssl.SSLContext | None = None) -> Samples:
     """Return what a metrics endpoint says now.
+
+    Args:
+        url: http:// or https://.
+        tls: of https://; None trusts the system's certificate authorities.
 
     Raises:
         OSError: it cannot be read; the text says why.
@@ -61,10 +85,17 @@ def look(url: str) -> Samples:
     if not url.startswith(("http://", "https://")):
         raise OSError(f"{url} is neither http:// nor https://")
     try:
-        with urllib.request.urlopen(url, timeout=_SECONDS) as page:  # noqa: S310 - checked above
+        with urllib.request.urlopen(url, timeout=_SECONDS, context=tls) as page:  # noqa: S310 - checked above
             return parse(page.read().decode("utf-8", "replace"))
     except urllib.error.URLError as error:
-        raise OSError(str(error.reason)) from None
+        raise OSError(_told(error.reason)) from None
+    except http.client.HTTPException as error:
+        raise OSError(f"it does not speak HTTP: {error!r}") from None
+
+
+def _told(reason: object) -> str:
+    """Return why, without the number that Python puts before it."""
+    return reason.strerror if isinstance(reason, OSError) and reason.strerror else str(reason)
 
 
 def between(before: Samples, after: Samples) -> ServerView | None:

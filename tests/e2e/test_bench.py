@@ -144,6 +144,11 @@ def test_nobody_there() -> None:
         (("--rate", "0"), "--rate"),
         (("--size", "big"), "--size"),
         (("http://localhost:1",), "oip://"),
+        (("localhost:99999",), "65535"),
+        (("--address", "localhost:1,localhost:2"), "one server"),
+        (("--csv", "nowhere/bench.csv"), "--csv"),
+        (("--plot", "nowhere/bench.png"), "--plot"),
+        (("--plot", "bench.txt"), ".png"),
     ],
 )
 def test_used_wrongly(arguments: tuple[str, ...], said: str) -> None:

@@ -95,6 +95,11 @@ def test_client_is_the_bottleneck(busiest: float, late: int, said: str) -> None:
     assert bool(said) == bool(limits)
 
 
+def test_nothing_measured_blames_nobody() -> None:
+    """A load that was interrupted in its warm-up says nothing of the client: its CPU was not measured."""
+    assert Row(LOAD, Outcome(busiest=2.14, interrupted=True)).client_limits == ""
+
+
 def test_tables(capsys: pytest.CaptureFixture[str]) -> None:
     """The tables show both views, what went wrong and the verdict."""
     found = bench(row(failed=5))

@@ -1,10 +1,13 @@
 """The server's own view, from two looks at its metrics."""
 
+import socket
+
 import pytest
 from prometheus_client import start_http_server
 
 from service.load import scrape
 from service.metrics import Metrics
+from tests.fakes import Job
 
 BEFORE = """# HELP saccade_images_total Pictures classified.
 saccade_images_total{model="a"} 10.0
@@ -63,7 +66,28 @@ def test_real_page() -> None:
     assert samples["process_cpu_seconds_total", ()] > 0
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:9/metrics", "file:///etc/passwd"])
+def test_a_page_of_words() -> None:
+    """A web page that is none of metrics has no samples."""
+    assert scrape.parse("Not Found\nup 1") == {("up", ()): 1.0}
+
+
+def test_no_web_server() -> None:
+    """A port that does not speak HTTP, such as gRPC's, is an OSError that says so."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        job = Job(lambda: _babble(listener))
+        with pytest.raises(OSError, match="does not speak HTTP"):
+            scrape.look(f"http://127.0.0.1:{listener.getsockname()[1]}/metrics")
+        job.answer()
+
+
+def _babble(listener: socket.socket) -> None:
+    connection, _ = listener.accept()
+    with connection:
+        connection.recv(4096)
+        connection.sendall(b"\0\0\x12\4\0\0\0\0\0\r\n")
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/metrics", "file:///etc/passwd", "http://127.0.0.1:port/"])
 def test_nobody_there(url: str) -> None:
     """An endpoint that cannot be read says why."""
     with pytest.raises(OSError, match=r"."):

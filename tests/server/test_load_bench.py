@@ -1,0 +1,127 @@
+"""Whole benches of a server that the test controls: what interrupts them, what they see of its metrics."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.connection import Connection
+from service.errors import SetupError
+from service.load import bench, scrape, targets
+from service.load.bench import Options, Viewer
+from service.load.objective import parse
+from service.load.report import Report
+from service.server import Server
+from tests.certificates import Authority
+from tests.conftest import StartServer
+from tests.fake_server import METHOD, FakeServer
+
+PAGE: scrape.Samples = {("saccade_images_total", ()): 1.0}
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeServer]:
+    """Return a server that answers anything, of whose model nothing is asked."""
+    prepared = targets.Prepared(METHOD, (b"",), "unary", "plain", "fake 1", "nothing")
+    monkeypatch.setattr(targets, "prepare", lambda *_: prepared)
+    with FakeServer() as started:
+        yield started
+
+
+class Bench:
+    """Runs benches and keeps what was noted."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def run(self, address: str, **given: Any) -> Report:  # noqa: ANN401 - the options' own
+        """Run a quick bench with its metrics at an address that the test answers for."""
+        quick: dict[str, Any] = {"seconds": 0.3, "warm_up": 0.0, "metrics_url": "http://there"}
+        options = Options("saccade", Connection((address,)), targets.Ask(), **quick | given)
+        return bench.run(options, Viewer(lambda *_: None, lambda _: None, self.notes.append))
+
+
+def looks(monkeypatch: pytest.MonkeyPatch, *answers: scrape.Samples | BaseException) -> None:
+    """Let looks at the metrics end so, one after the other."""
+    left = list(answers)
+
+    def look(*_: object) -> scrape.Samples:
+        answer = left.pop(0)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(scrape, "look", look)
+
+
+def test_interrupt_between_loads_keeps_the_rows(fake: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while no load runs ends the bench with the rows there are."""
+    looks(monkeypatch, PAGE, PAGE, KeyboardInterrupt())
+    assert [row.name for row in Bench().run(fake.address, rates=(20, 30)).rows] == ["20/s"]
+
+
+def test_interrupt_of_a_warm_up_is_no_row(fake: FakeServer) -> None:
+    """Ctrl-C in a warm-up leaves no row, which would miss every objective."""
+
+    class Stopped(Bench):
+        def run(self, address: str, **given: Any) -> Report:  # noqa: ANN401 - the options' own
+            options = Options("saccade", Connection((address,)), targets.Ask(), metrics_url=None, **given)
+            return bench.run(options, Viewer(lambda *_: interrupt, lambda _: None, self.notes.append))
+
+    def interrupt(_sample: object) -> None:
+        raise KeyboardInterrupt
+
+    assert not Stopped().run(fake.address, rates=(20,), warm_up=30.0).rows
+
+
+def test_a_view_that_was_lost_comes_back(fake: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that restarts is looked at again at the next load, and missed in one note."""
+    looks(monkeypatch, PAGE, OSError("gone"), OSError("gone"), OSError("gone"), PAGE, PAGE)
+    quick = Bench()
+    assert [row.server is not None for row in quick.run(fake.address, rates=(20, 20, 20)).rows] == [False, False, True]
+    assert len(quick.notes) == 1
+
+
+def test_no_view_is_looked_for_once(fake: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Metrics that were never there are not looked for again: a silent host costs seconds a look."""
+    looks(monkeypatch, OSError("nobody"))
+    assert [row.server for row in Bench().run(fake.address, rates=(20, 20)).rows] == [None, None]
+
+
+def test_search_ends_where_the_server_is_gone(fake: FakeServer) -> None:
+    """A search whose server is gone ends at that rate, and says so."""
+    fake.stop()
+    quick = Bench()
+    found = quick.run(fake.address, rates=(20,), objective=parse("p99<1s"), most=100.0, metrics_url=None)
+    assert len(found.rows) == 2
+    assert "the server was gone" in quick.notes[0]
+
+
+def test_search_without_a_server_says_why(fake: FakeServer) -> None:
+    """A search that cannot even begin says by status what came of its first calls."""
+    fake.stop()
+    with pytest.raises(SetupError, match=r"calls UNAVAILABLE in second"):
+        Bench().run(fake.address, objective=parse("p99<1s"), most=100.0, metrics_url=None)
+
+
+def test_metrics_over_tls(start_server: StartServer, repository: Path, tmp_path: Path) -> None:
+    """The metrics of a server that asks for certificates are read with those of the calls."""
+    authority = Authority(tmp_path)
+    pair, caller = authority.sign("server"), authority.sign("caller")
+    server: Server = start_server(
+        repository, tls_certificate=pair.certificate_file, tls_key=pair.key_file, tls_client_ca=authority.file
+    )
+    connection = Connection(tls_ca=authority.file, tls_certificate=caller.certificate_file, tls_key=caller.key_file)
+    page = scrape.look(f"https://localhost:{server.metrics_port}/metrics", scrape.context(connection))
+    assert any(name == "saccade_model_ready" for name, _ in page)
+
+
+def test_metrics_are_looked_for_as_calls_are(fake: FakeServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The usual place of a server over TLS is https://, as it has one certificate for both ports."""
+    quick = Bench()
+    connection = Connection((fake.address,), tls_ca=Authority(tmp_path).file)
+    options = Options("saccade", connection, targets.Ask(), rates=(20,), seconds=0.3, warm_up=0.0)
+    monkeypatch.setattr(bench, "METRICS_PORT", 9)
+    bench.run(options, Viewer(lambda *_: None, lambda _: None, quick.notes.append))
+    assert "https://127.0.0.1:9/metrics" in quick.notes[0]
