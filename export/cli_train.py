@@ -143,7 +143,7 @@ def run_training(
     ):
         if pictures.bad and among.first:
             typer.echo(
-                f"left out {len(pictures.bad)} pictures that cannot be read: {'; '.join(pictures.bad)}", err=True
+                f"pictures left out, as they cannot be read: {len(pictures.bad)}: {'; '.join(pictures.bad)}", err=True
             )
         trained = train_by(recipe, pictures, run, told, resume=resume, among=among)
         return trained if among.first else None

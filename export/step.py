@@ -168,7 +168,8 @@ def _optimizer(recipe: Recipe, model: Classifier) -> torch.optim.Optimizer:
     if recipe.optimizer == "muon":
         if not fits(model.network):
             raise SetupError(
-                f"muon wants a norm after each convolution; {recipe.architecture} has none: take sgd or adamw"
+                f"optimizer muon wants a norm after each convolution; {recipe.architecture} has none: "
+                "--set optimizer=adamw (or sgd)"
             )
         return Muon(listed, recipe.learning_rate, recipe.momentum)
     return torch.optim.AdamW(listed, recipe.learning_rate)

@@ -133,7 +133,7 @@ def _classes(source: Source) -> tuple[str, ...]:
     classes = tuple(word for word in source.classes if word)
     if len(classes) < 2:
         raise SetupError(
-            f"{source.path} holds {len(classes)} folders of pictures{': ' * bool(classes)}{', '.join(classes)}; "
+            f"{source.path}: folders of pictures in it: {len(classes)}{': ' * bool(classes)}{', '.join(classes)}; "
             "a classifier needs at least two classes, each a folder of its own"
         )
     return classes

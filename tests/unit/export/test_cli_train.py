@@ -110,7 +110,7 @@ def test_skip_bad(saccade: Saccade, tmp_path: Path) -> None:
     words = (*SHORT, "--set", "data=folder", "--data-folder", str(folder))
     with pytest.raises(SaccadeError, match=r"a/00\.png"):
         saccade(*words)
-    assert "left out 1 pictures" in saccade(*words, "--skip-bad")
+    assert "pictures left out, as they cannot be read: 1: " in saccade(*words, "--skip-bad")
 
 
 def test_fine_tuning(saccade: Saccade, run: Path, tmp_path: Path) -> None:
