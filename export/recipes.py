@@ -138,8 +138,8 @@ _RESNET20_MUON = replace(
     expected_accuracy=0.8924,
     measured="102 min in bf16 on a shared core with AMX",
 )
-"""Half of the paper's epochs, by Muon. In the last ten the loss falls by half and the accuracy no further: more epochs
-want more augmentation."""
+"""Half of the paper's epochs, by Muon. In the last six the loss falls from 0.31 to 0.17 and the accuracy stays between
+88.8 and 89.2 %: more epochs want more augmentation."""
 
 _RESNET18_CIFAR10 = replace(
     _RESNET20_CIFAR10,

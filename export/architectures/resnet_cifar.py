@@ -21,7 +21,9 @@ class ResNetCifar(nn.Module):
 
     def __init__(self, channels: int = 3, classes: int = 10, *, blocks: int) -> None:
         super().__init__()
-        self.stem = nn.Sequential(_convolution(channels, WIDTHS[0], stride=1), nn.BatchNorm2d(WIDTHS[0]), _relu())
+        self.stem = nn.Sequential(
+            _convolution(channels, WIDTHS[0], stride=1), nn.BatchNorm2d(WIDTHS[0]), nn.ReLU(inplace=True)
+        )
         widths = (WIDTHS[0], *WIDTHS)
         self.stages = nn.Sequential(
             *(
@@ -45,7 +47,9 @@ class Block(nn.Module):
 
     def __init__(self, maps: int, widened: int, stride: int) -> None:
         super().__init__()
-        self.first = nn.Sequential(_convolution(maps, widened, stride=stride), nn.BatchNorm2d(widened), _relu())
+        self.first = nn.Sequential(
+            _convolution(maps, widened, stride=stride), nn.BatchNorm2d(widened), nn.ReLU(inplace=True)
+        )
         self.second = nn.Sequential(_convolution(widened, widened, stride=1), nn.BatchNorm2d(widened))
         self.stride, self.added = stride, widened - maps
 
@@ -54,12 +58,8 @@ class Block(nn.Module):
         residual = self.second(self.first(maps))
         if self.stride > 1:
             maps = functional.pad(maps[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.added))
+        # In place, as all ReLUs here: a step of ResNet-20 is 1.1 to 1.2 times as fast on a core with AMX.
         return functional.relu(residual.add_(maps), inplace=True)
-
-
-def _relu() -> nn.ReLU:
-    """Return one that changes the maps it is given: 1.2 times the speed of a step of ResNet-20 on a core with AMX."""
-    return nn.ReLU(inplace=True)
 
 
 def _convolution(maps: int, widened: int, *, stride: int) -> nn.Conv2d:

@@ -72,8 +72,8 @@ class Viewer:
     note: Callable[[str], None]
 
 
-class _Interrupted(Exception):
-    """The user has seen enough."""
+class _Ended(Exception):
+    """There is no more to measure: the user has seen enough, or the server is gone."""
 
 
 def run(options: Options, viewer: Viewer) -> Report:
@@ -109,7 +109,7 @@ def run(options: Options, viewer: Viewer) -> Report:
         channels=options.channels,
         connection=options.connection,
     )
-    with Loaders(options.processes) as loaders, suppress(_Interrupted, KeyboardInterrupt):
+    with Loaders(options.processes) as loaders, suppress(_Ended, KeyboardInterrupt):
         runner = _Runner(options, viewer, loaders, report)
         for concurrency in options.concurrency:
             runner.measure(replace(first, concurrency=concurrency))
@@ -134,14 +134,14 @@ class _Runner:
         before = self._look()
         outcome, spread = self._rounds(load)
         if outcome.interrupted and not outcome.calls:  # in the warm-up: no row, which would miss every objective
-            raise _Interrupted
+            raise _Ended
         after = self._look()
         server = scrape.between(before, after) if before is not None and after is not None else None
         row = Row(load, outcome, server, self._options.objective, spread)
         self._report.rows.append(row)
         self._viewer.row(row)
         if outcome.interrupted:
-            raise _Interrupted
+            raise _Ended
         return row
 
     def search(self, first: Load, most: float) -> None:
@@ -154,7 +154,7 @@ class _Runner:
             row = self.measure(replace(first, rate=_rounded(rate)))
             if not row.outcome.answered and set(row.outcome.failed) == {_GONE}:
                 self._viewer.note(f"the search ended: at {row.name} the server was gone")
-                raise _Interrupted
+                raise _Ended
             good = kept_up(row.objective, row.outcome)
             if not good and row.client_limits:
                 limited = row.client_limits
@@ -169,7 +169,7 @@ class _Runner:
         load = replace(first, concurrency=_PROBE_CALLERS, seconds=_PROBE_SECONDS, warm_up=0.5)
         outcome = self._run("how fast it goes with 16 at once", load)
         if outcome.interrupted:
-            raise _Interrupted
+            raise _Ended
         if not outcome.answered:
             raise SetupError("; ".join(story(outcome)) or "no call was answered")
         return max(1.0, outcome.rate / 2)

@@ -32,7 +32,7 @@ def quantised(path: Path, target: Path) -> Path:
     model = int8.prepare(onnx.load(path))
     done = int8.quantise(model, int8.Ranges(model, lambda: iter([np.stack(drawn)])).by("minmax"))
     done.producer_name = model.producer_name
-    onnx.helper.set_model_props(done, {KEY: _as(manifest, "int8").to_json()})
+    onnx.helper.set_model_props(done, {KEY: unsampled(manifest, "int8").to_json()})
     onnx.save(done, target)
     return target
 
@@ -48,7 +48,7 @@ def files(folder: Path) -> dict[str, Path]:
         write("resnet50", folder)
     hinted, reduced = folder / "bf16.onnx", folder / "int8.onnx"
     if not hinted.is_file():
-        foreign.write_manifest(plain, hinted, _as(read_manifest(plain), "bf16"))
+        foreign.write_manifest(plain, hinted, unsampled(read_manifest(plain), "bf16"))
     if not reduced.is_file():
         quantised(plain, reduced)
     return {"fp32": plain, "bf16": hinted, "int8": reduced}
@@ -81,7 +81,11 @@ def lines(_: Sequence[str], plan: Plan, step: Step) -> Iterator[Line]:
     step(1.0)
 
 
-def _as(manifest: Manifest, precision: str) -> Manifest:
+def unsampled(manifest: Manifest, precision: str) -> Manifest:
+    """Return it for another precision, without golden samples.
+
+    With random weights probabilities hang on the last bits: in bf16 one is 0.034 off, the self-test's limit 0.03.
+    """
     return manifest.model_copy(update={"precision": precision, "golden_samples": ()})
 
 

@@ -11,6 +11,7 @@ from service.errors import SetupError
 from service.load import bench, scrape, targets
 from service.load.bench import Options, Viewer
 from service.load.objective import parse
+from service.load.processes import Watch
 from service.load.report import Report
 from service.server import Server
 from tests.certificates import Authority
@@ -30,16 +31,16 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeServer]:
 
 
 class Bench:
-    """Runs benches and keeps what was noted."""
+    """Runs benches and keeps what was noted; `watch` sees how a load goes."""
 
-    def __init__(self) -> None:
-        self.notes: list[str] = []
+    def __init__(self, watch: Watch | None = None) -> None:
+        self.watch, self.notes = watch, list[str]()
 
-    def run(self, address: str, **given: Any) -> Report:  # noqa: ANN401 - the options' own
+    def run(self, address: str, *, tls_ca: Path | None = None, **given: Any) -> Report:  # noqa: ANN401 - the options' own
         """Run a quick bench with its metrics at an address that the test answers for."""
         quick: dict[str, Any] = {"seconds": 0.3, "warm_up": 0.0, "metrics_url": "http://there"}
-        options = Options("saccade", Connection((address,)), targets.Ask(), **quick | given)
-        return bench.run(options, Viewer(lambda *_: None, lambda _: None, self.notes.append))
+        options = Options("saccade", Connection((address,), tls_ca=tls_ca), targets.Ask(), **quick | given)
+        return bench.run(options, Viewer(lambda *_: self.watch, lambda _: None, self.notes.append))
 
 
 def looks(monkeypatch: pytest.MonkeyPatch, *answers: scrape.Samples | BaseException) -> None:
@@ -64,15 +65,10 @@ def test_interrupt_between_loads_keeps_the_rows(fake: FakeServer, monkeypatch: p
 def test_interrupt_of_a_warm_up_is_no_row(fake: FakeServer) -> None:
     """Ctrl-C in a warm-up leaves no row, which would miss every objective."""
 
-    class Stopped(Bench):
-        def run(self, address: str, **given: Any) -> Report:  # noqa: ANN401 - the options' own
-            options = Options("saccade", Connection((address,)), targets.Ask(), metrics_url=None, **given)
-            return bench.run(options, Viewer(lambda *_: interrupt, lambda _: None, self.notes.append))
-
     def interrupt(_sample: object) -> None:
         raise KeyboardInterrupt
 
-    assert not Stopped().run(fake.address, rates=(20,), warm_up=30.0).rows
+    assert not Bench(interrupt).run(fake.address, rates=(20,), seconds=30.0, warm_up=30.0, metrics_url=None).rows
 
 
 def test_a_view_that_was_lost_comes_back(fake: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,8 +116,6 @@ def test_metrics_over_tls(start_server: StartServer, repository: Path, tmp_path:
 def test_metrics_are_looked_for_as_calls_are(fake: FakeServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The usual place of a server over TLS is https://, as it has one certificate for both ports."""
     quick = Bench()
-    connection = Connection((fake.address,), tls_ca=Authority(tmp_path).file)
-    options = Options("saccade", connection, targets.Ask(), rates=(20,), seconds=0.3, warm_up=0.0)
     monkeypatch.setattr(bench, "METRICS_PORT", 9)
-    bench.run(options, Viewer(lambda *_: None, lambda _: None, quick.notes.append))
+    quick.run(fake.address, tls_ca=Authority(tmp_path).file, rates=(20,), metrics_url="")
     assert "https://127.0.0.1:9/metrics" in quick.notes[0]
