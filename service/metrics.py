@@ -380,13 +380,15 @@ class VersionMetrics:
         """Count a call that got values that are not finite."""
         self._faults.inc()
 
-    def answer(self, *, decode: float, queue: float, inference: float, top: Sequence[tuple[int, float]]) -> None:
-        """Record one answered call: seconds of its stages, and (index, probability) of each picture's best class."""
-        self.answers.add(Answer(decode, queue, inference, top))
+    def answer(
+        self, *, decode: float, queue: float, inference: float, classes: Sequence[int], confidences: Sequence[float]
+    ) -> None:
+        """Record one answered call: seconds of its stages, each picture's best class and its probability."""
+        self.answers.add(Answer(decode, queue, inference, classes, confidences))
 
     def _fold_answers(self, answers: list[Answer]) -> None:
         counts = self._counts
-        decode, queue, inference, tops = zip(*answers, strict=True)
+        decode, queue, inference, classes, confidences = zip(*answers, strict=True)
         for histogram, counted, seconds in (
             (self._decode, counts.decode, decode),
             (self._queue, counts.queue, queue),
@@ -394,9 +396,8 @@ class VersionMetrics:
         ):
             _observe_all(histogram, seconds)
             counted.add(seconds)
-        best = list(chain.from_iterable(tops))
-        _observe_all(self._confidence, [probability for _, probability in best])
-        for index, count in Tally(index for index, _ in best).items():
+        _observe_all(self._confidence, list(chain.from_iterable(confidences)))
+        for index, count in Tally(chain.from_iterable(classes)).items():
             self._predictions[index].inc(count)
 
     def _fold_batches(self, batches: list[Batch]) -> None:

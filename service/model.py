@@ -22,7 +22,7 @@ from service.metrics import Metrics
 from service.normalise import Normalise
 from service.providers import Computed, Provider, ProviderChoice, ProviderOptions
 from service.requests import Outcome, Pending
-from service.scores import Best, best_of
+from service.scores import Best, best_of, joined
 from service.session import Create, Session
 from service.tensors import Tensor, with_classes
 
@@ -54,25 +54,28 @@ class Answer(NamedTuple):
     """What one request gets: the best classes of each picture, and where the time went, in seconds.
 
     Attributes:
-        best: of each picture, as many as were asked for.
+        best: classes of each picture, as many as were asked for.
         labels: of all classes.
-        probabilities: [N, classes], where WHOLE_ROWS were asked for; then there are no best classes.
     """
 
-    best: list[Best]
+    best: Best
     labels: tuple[str, ...]
     decode: float
     queue: float
     inference: float
     batch_size: int
-    probabilities: Probabilities | None = None
+
+    @property
+    def probabilities(self) -> Probabilities | None:
+        """[N, classes], where WHOLE_ROWS were asked for; then there are no best classes."""
+        return None if self.best.k else self.best.rows
 
     @property
     def classifications(self) -> list[list[Category]]:
         """The best classes with their labels; made when asked for, since an answer on the wire is written without."""
-        return [
-            [Category(index, self.labels[index], value) for index, value in zip(*row, strict=True)] for row in self.best
-        ]
+        pairs = zip(self.best.indices, self.best.probabilities, strict=True)
+        all_of_them = [Category(index, self.labels[index], value) for index, value in pairs]
+        return [all_of_them[first : first + self.best.k] for first in range(0, len(all_of_them), self.best.k)]
 
 
 class _Samples(NamedTuple):
@@ -186,7 +189,7 @@ class Model:
         own_thread = any(session.on_own_thread for session in sessions)
         small = not own_thread and len(sessions) == 1 and min(costs.values()) <= DIRECT_SECONDS
         begun: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
-        self._batcher: Batcher[Any, Best | None] = Batcher(
+        self._batcher: Batcher[Any, Any] = Batcher(
             [partial(self._run, session) for session in sessions],
             join=list,
             costs=costs,
@@ -322,20 +325,20 @@ class Model:
             return picture[:3] == self._size and self._normalise.as_it_is
         return not isinstance(picture, bytes)
 
-    def _answer(self, outcome: Outcome[Best | None], k: int, decode: float) -> Answer:
+    def _answer(self, outcome: Outcome[Any], k: int, decode: float) -> Answer:
         """Return and record what a request gets."""
-        rows = [row for row in outcome.results if row is not None]
-        if len(rows) < len(outcome.results):
+        best = joined(outcome.parts, k)
+        if not best.finite:
             self._faults += 1
             self._metrics.fault()
             raise InferenceFailed("the output holds values that are not finite")
-        whole = None if k else np.array([row.probabilities for row in rows])
-        best = [row if len(row.indices) == k else row.first(k) for row in rows] if k else []
+        tops = best if k or best.rows is None else best_of(best.rows, 1)
         self._metrics.answer(
             decode=decode,
             queue=outcome.queue_seconds,
             inference=outcome.run_seconds,
-            top=_top(whole) if whole is not None else [(row.indices[0], row.probabilities[0]) for row in best],
+            classes=tops.indices[:: tops.k],
+            confidences=tops.probabilities[:: tops.k],
         )
         return Answer(
             best,
@@ -344,7 +347,6 @@ class Model:
             outcome.queue_seconds,
             outcome.run_seconds,
             outcome.batch_size,
-            probabilities=whole,
         )
 
     def _samples(self, pictures: Sequence[Picture], deadline: float | None) -> Sample:
@@ -368,29 +370,19 @@ class Model:
         except InvalidInput as error:
             raise InvalidInput(error.field.replace("image", f"images[{number}]", 1), error.reason) from None
 
-    def _run(self, session: Session, parts: Sequence[_Samples]) -> Sequence[Best | None]:
+    def _run(self, session: Session, parts: Sequence[_Samples]) -> Best:
         """Run one batch and return the best classes of each picture, as many as the most that anybody asks for."""
         arrays = [part.array for part in parts]
         probabilities = session.run(arrays[0] if len(arrays) == 1 else np.concatenate(arrays))
         most = max(part.k for part in parts)
-        best: Sequence[Best | None] = best_of(probabilities, most) if most else [None] * len(probabilities)
+        best = best_of(probabilities, most) if most else Best(0, [], [])
         if all(part.k for part in parts):
             return best
-        whole = probabilities.copy()  # a provider may use its output again for the next batch
-        finite = np.asarray(np.isfinite(whole).all(axis=1))
-        wanted = [part.k for part in parts for _ in range(len(part))]
-        return [
-            row if k else Best([], every) if fine else None
-            for k, row, every, fine in zip(wanted, best, whole, finite, strict=True)
-        ]
+        rows = probabilities.copy()  # a provider may use its output again for the next batch
+        return Best(best.k, best.indices, best.probabilities, rows)
 
     def _record_batch(self, batch: BatchRun) -> None:
         self._metrics.batch(batch.size, batch.seconds)
-
-
-def _top(rows: Probabilities) -> list[tuple[int, float]]:
-    """Return (index, probability) of the best class of each row."""
-    return [(index, rows.item(number, index)) for number, index in enumerate(rows.argmax(axis=1).tolist())]
 
 
 class _Request:
@@ -399,7 +391,7 @@ class _Request:
     def __init__(
         self,
         model: Model,
-        ticket: Ticket[Any, Best | None],
+        ticket: Ticket[Any, Any],
         k: int,
         on_done: Callable[[Callable[[], Answer]], None],
     ) -> None:
@@ -409,7 +401,7 @@ class _Request:
         self._on_done = on_done
         self._decode = 0.0
         self._left = False
-        self._pending: Pending[Any, Best | None] | None = None
+        self._pending: Pending[Any, Any] | None = None
 
     def leave(self) -> None:
         """Give it up: what has not run yet never will."""
@@ -441,7 +433,7 @@ class _Request:
         if self._left:
             self.leave()
 
-    def _ended(self, pending: Pending[Any, Best | None]) -> None:
+    def _ended(self, pending: Pending[Any, Any]) -> None:
         self._on_done(lambda: self._model._answer(pending.outcome(), self._k, self._decode))
 
 

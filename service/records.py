@@ -30,12 +30,13 @@ class Batch(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What an answered call took, and (index, probability) of each picture's best class."""
+    """What an answered call took, and each picture's best class and its probability."""
 
     decode: float
     queue: float
     inference: float
-    top: Sequence[tuple[int, float]]
+    classes: Sequence[int]
+    confidences: Sequence[float]
 
 
 class Aside(Generic[Record]):

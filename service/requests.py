@@ -4,7 +4,8 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from math import inf
-from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+from operator import itemgetter
+from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from service.costs import Costs
 from service.errors import SaccadeError
@@ -13,20 +14,33 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+class Results(Protocol):
+    """What a batch gives, in one piece: its length and its slices are all that is asked for. A list will do."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> Any: ...  # noqa: ANN401 - of its own kind, which a list does not say
+
+
 class Outcome(NamedTuple, Generic[Result]):
     """What one request got.
 
     Attributes:
-        results: one for each item, in order.
+        parts: the results of each batch that it was part of, in the order of its items.
         queue_seconds: from its start until its first batch began.
         run_seconds: from there until its last batch ended.
         batch_size: items in its last batch, those of other callers included.
     """
 
-    results: list[Result]
+    parts: list[Any]
     queue_seconds: float
     run_seconds: float
     batch_size: int
+
+    @property
+    def results(self) -> list[Result]:
+        """One for each item, in order."""
+        return [result for part in self.parts for result in part]
 
 
 class Pending(Generic[Item, Result]):
@@ -40,8 +54,8 @@ class Pending(Generic[Item, Result]):
         "items",
         "on_done",
         "over",
+        "parts",
         "queued",
-        "results",
         "run_end",
         "started",
         "taken",
@@ -59,7 +73,7 @@ class Pending(Generic[Item, Result]):
         self.queued = self.started = self.run_end = now
         self.taken = 0
         self.answered = 0
-        self.results: list[Any] = [None] * len(items)
+        self.parts: list[tuple[int, Results]] = []  # of its results, by the number of the first
         self.batch_size = 0
         self.error: SaccadeError | None = None
         self.over = False  # answered, failed, or the caller left; changed under the batcher's lock, once
@@ -73,7 +87,11 @@ class Pending(Generic[Item, Result]):
         """
         if self.error is not None:
             raise self.error
-        return Outcome(self.results, self.started - self.queued, self.run_end - self.started, self.batch_size)
+        if len(self.parts) > 1:
+            self.parts.sort(key=itemgetter(0))  # instances end batches in any order
+        return Outcome(
+            [part for _, part in self.parts], self.started - self.queued, self.run_end - self.started, self.batch_size
+        )
 
     def tell(self, error: SaccadeError | None = None) -> None:
         """Tell its caller that it is over; a caller that raises harms no other."""

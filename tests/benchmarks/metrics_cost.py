@@ -21,7 +21,7 @@ def record_seconds() -> float:
 
     def record() -> None:
         version.batch(1, 0.001)
-        version.answer(decode=0.0001, queue=0.0001, inference=0.0003, top=[(3, 0.99)])
+        version.answer(decode=0.0001, queue=0.0001, inference=0.0003, classes=[3], confidences=[0.99])
         metrics.call("lenet5", "Classify", "OK", 0.001)
 
     return (fastest(record, ROUNDS, CALLS) - fastest(lambda: None, ROUNDS, CALLS)) / 1e6

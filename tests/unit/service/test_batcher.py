@@ -158,7 +158,7 @@ def test_threads_are_prepared() -> None:
         prepared.append(threading.current_thread())
 
     call = Caller([1, 2, 3])
-    batcher = Batcher([run] * 2, costs={1: 1.0}, queue_size=9, on_thread=prepare)
+    batcher: Batcher[int, int] = Batcher([run] * 2, costs={1: 1.0}, queue_size=9, on_thread=prepare)
     with batcher.admit(3) as ticket:
         ticket.start([1, 2, 3], call)
     assert call.answer().results == [2, 4, 6]
@@ -580,7 +580,9 @@ def test_failed_batch_fails_its_callers(bench: Bench, change: int) -> None:
 @pytest.mark.parametrize("seconds", [0.0, 1.0])
 def test_observer_that_raises(seconds: float) -> None:
     """An observer that raises does not end the batcher: it goes on to answer, whichever thread runs the batch."""
-    batcher = Batcher([double], costs={1: 1.0}, queue_size=1, direct=seconds, on_batch=lambda batch: [][batch.size])
+    batcher: Batcher[int, int] = Batcher(
+        [double], costs={1: 1.0}, queue_size=1, direct=seconds, on_batch=lambda batch: [][batch.size]
+    )
     for _ in range(2):
         call = Caller([1])
         with batcher.admit(1) as ticket:
@@ -617,7 +619,8 @@ def test_large_request_is_never_direct(bench: Bench) -> None:
 @pytest.mark.parametrize("seconds", [0.0, 1.0])
 def test_never_direct(seconds: float) -> None:
     """With 0 seconds allowed no batch runs on the thread that brings it, not even one that costs nothing."""
-    batcher, call = Batcher([double], costs={1: seconds}, queue_size=1), Caller([1])
+    batcher: Batcher[int, int] = Batcher([double], costs={1: seconds}, queue_size=1)
+    call = Caller([1])
     with batcher.admit(1) as ticket:
         ticket.start([1], call, alone=True)
     call.answer()

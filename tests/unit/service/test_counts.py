@@ -48,7 +48,7 @@ def test_calls(metrics: Metrics) -> None:
 def test_stages(metrics: Metrics) -> None:
     """Answers and batches reach the counts with the same numbers as the metrics."""
     version = metrics.version(FACTS, ("a", "b"), lambda: 0)
-    version.answer(decode=0.5, queue=0.25, inference=1.0, top=[(0, 0.9)])
+    version.answer(decode=0.5, queue=0.25, inference=1.0, classes=[0], confidences=[0.9])
     version.batch(3, 0.75)
     counts = metrics.counts("linear", 2)
     assert (counts.decode, counts.queue, counts.inference) == (Duration(1, 0.5), Duration(1, 0.25), Duration(1, 1.0))

@@ -66,21 +66,21 @@ def test_exposition(sample: str, metrics: Metrics, version: VersionMetrics) -> N
     metrics.load_failed("lenet5", 2)
     version.served(now=True)
     version.batch(2, 0.001)
-    version.answer(decode=0.1, queue=0.2, inference=0.3, top=[(1, 0.9), (1, 0.8)])
+    version.answer(decode=0.1, queue=0.2, inference=0.3, classes=[1, 1], confidences=[0.9, 0.8])
     assert sample in generate_latest(metrics.registry).decode().splitlines()
 
 
 @pytest.mark.parametrize(("stage", "seconds"), [("decode", 0.1), ("queue", 0.2), ("inference", 0.3)])
 def test_stages(stage: str, seconds: float, metrics: Metrics, version: VersionMetrics) -> None:
     """The seconds of each stage are recorded under its own name."""
-    version.answer(decode=0.1, queue=0.2, inference=0.3, top=[])
+    version.answer(decode=0.1, queue=0.2, inference=0.3, classes=[], confidences=[])
     assert value(metrics, "stage_seconds_sum", stage=stage) == seconds
 
 
 @pytest.mark.parametrize(("index", "label"), [(0, "class 0"), (99, "class 99"), (100, "other"), (102, "other")])
 def test_labels(index: int, label: str, metrics: Metrics, version: VersionMetrics) -> None:
     """Predictions of the first 100 labels are counted by name, those beyond as `other`."""
-    version.answer(decode=0, queue=0, inference=0, top=[(index, 0.5)])
+    version.answer(decode=0, queue=0, inference=0, classes=[index], confidences=[0.5])
     assert value(metrics, "predictions_total", label=label) == 1
 
 
@@ -93,7 +93,7 @@ def test_series(metrics: Metrics) -> None:
 
 def test_confidence(metrics: Metrics, version: VersionMetrics) -> None:
     """The probability of each picture's best label is recorded."""
-    version.answer(decode=0, queue=0, inference=0, top=[(0, 0.25), (1, 0.5)])
+    version.answer(decode=0, queue=0, inference=0, classes=[0, 1], confidences=[0.25, 0.5])
     assert value(metrics, "confidence_sum") == 0.75
 
 

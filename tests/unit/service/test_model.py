@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from queue import SimpleQueue
@@ -26,7 +27,7 @@ from service.metrics import Metrics
 from service.model import Answer as ModelAnswer
 from service.model import Facts, Model, Options, Picture
 from service.providers import ProviderChoice
-from service.scores import best_of
+from service.scores import Best, best_of, joined
 from service.selftest import TOLERANCE, self_test
 from service.session import Session
 from tests.fakes import WAIT, HeldSession, Job
@@ -397,24 +398,51 @@ def test_best_of(classes: int) -> None:
         rows = (random.integers(0, different, (random.integers(1, 7), classes)) / different).astype(np.float32)
         for k in {1, 2, 5, max(1, classes - 1), classes, classes + 3}:
             order = np.argsort(-rows, axis=1, kind="stable")[:, :k]
-            best = [row for row in best_of(rows, k) if row is not None]
-            assert [row.indices for row in best] == order.tolist()
-            assert [row.probabilities for row in best] == np.take_along_axis(rows, order, axis=1).tolist()
+            best = best_of(rows, k)
+            assert (len(best), best.k, best.finite) == (len(rows), min(k, classes), True)
+            assert best.indices == order.ravel().tolist()
+            assert best.probabilities == np.take_along_axis(rows, order, axis=1).ravel().tolist()
 
 
 @pytest.mark.parametrize("classes", [10, 33, 1000])
 @pytest.mark.parametrize("k", [1, 5, 1000])
 def test_best_of_rows_that_are_not_finite(classes: int, k: int) -> None:
-    """A row that holds a value which is not finite, wherever it stands, has no best classes; the others have theirs."""
+    """A row that holds a value which is not finite, wherever it stands, gets no probabilities; others get theirs."""
     random = np.random.default_rng(k)
     for values in ([np.nan], [np.inf], [-np.inf], [np.inf, -np.inf], [np.nan, np.inf]):
         rows = random.random((8, classes), np.float32)
         bad = random.random(8) < 0.5
         for row in np.flatnonzero(bad):
             rows[row, random.permutation(classes)[: len(values)]] = values
-        best = best_of(rows, k)
-        assert [row is None for row in best] == bad.tolist()
-        assert [row for row in best if row] == best_of(rows[~bad], k)
+        best, good = best_of(rows, k), best_of(rows[~bad], k)
+        assert [best[row : row + 1].finite for row in range(8)] == (~bad).tolist()
+        given = np.reshape(best.probabilities, (8, best.k))
+        assert np.isnan(given[bad]).all()
+        assert (given[~bad].ravel().tolist(), good.finite) == (good.probabilities, True)
+        assert np.reshape(best.indices, (8, best.k))[~bad].ravel().tolist() == good.indices
+
+
+def test_best_of_some_pictures() -> None:
+    """A slice has the classes and the rows of those pictures, and its first classes are theirs."""
+    rows = np.random.default_rng(0).random((6, 7), np.float32)
+    best = best_of(rows, 5)
+    all_of_it = Best(best.k, best.indices, best.probabilities, rows)
+    part = all_of_it[2:4].first(3)
+    assert (len(part), part.k) == (2, 3)
+    assert part == replace(best_of(rows[2:4], 3), rows=part.rows)
+    assert part.rows is not None
+    assert part.rows.tolist() == rows[2:4].tolist()
+
+
+def test_best_of_parts_are_joined() -> None:
+    """Parts of a request that ran in several batches make one, their whole rows too."""
+    rows = np.random.default_rng(0).random((6, 7), np.float32)
+    best = best_of(rows, 5)
+    assert joined([best[0:1], best[1:4], best_of(rows[4:], 6)], 5) == best
+    whole = Best(0, [], [], rows)
+    found = joined([whole[0:1], whole[1:6]], 0)
+    assert found.rows is not None
+    assert found.rows.tolist() == rows.tolist()
 
 
 def test_on_done_of_a_bad_request(load: Load) -> None:
