@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from service.connection import Connection
-from service.errors import SetupError
+from service.errors import SaccadeError, SetupError
 from service.load import scrape, targets
 from service.load.objective import Term
 from service.load.outcome import Outcome
@@ -77,10 +77,10 @@ class _Ended(Exception):
 
 
 def run(options: Options, viewer: Viewer) -> Report:
-    """Run a bench to its end or to Ctrl-C.
+    """Run a bench to its end, to Ctrl-C, or until a process of the load dies: its report keeps the rows before that.
 
     Raises:
-        SaccadeError: the target is not there, or has no such model.
+        SaccadeError: the target is not there, has no such model, or there is no row to keep.
     """
     prepared = targets.prepare(options.protocol, options.connection, options.ask)
     facts = {
@@ -196,7 +196,13 @@ class _Runner:
         return joined, found
 
     def _run(self, name: str, load: Load) -> Outcome:
-        return self._loaders.run(load, self._viewer.begins(name, load.warm_up + load.seconds))
+        try:
+            return self._loaders.run(load, self._viewer.begins(name, load.warm_up + load.seconds))
+        except SaccadeError as error:
+            if not self._report.rows:
+                raise
+            self._report.broken = f"{name}: {error}"
+            raise _Ended from None
 
     def _look(self) -> scrape.Samples | None:
         """Look at the server's metrics; where there are none say so once, where there were some go on looking."""

@@ -179,6 +179,8 @@ def bench(
         raise SaccadeError("interrupted before anything was measured")
     if not any(row.outcome.answered for row in found.rows):
         raise SaccadeError("no call was answered")
+    if found.broken:
+        raise SaccadeError(f"not all was measured: {found.broken}")
     missed = not found.found if find_max else any(row.met is False for row in found.rows)
     if missed:
         raise typer.Exit(1)

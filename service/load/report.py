@@ -115,6 +115,7 @@ class Report:
         content: what a message held.
         rows: one a load.
         found: the highest rate that met the objective, if it was searched; None otherwise.
+        broken: why it ended before its time, if the load generator itself failed; the rows before that are whole.
         facts: what else a reader should know, by name.
     """
 
@@ -123,6 +124,7 @@ class Report:
     content: str
     rows: list[Row] = field(default_factory=list)
     found: float | None = None
+    broken: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -135,6 +137,7 @@ class Report:
             **self.facts,
             "rows": [row.to_json() for row in self.rows],
             "max_rate": self.found,
+            **({"broken": self.broken} if self.broken else {}),
         }
 
     def save_csv(self, path: Path) -> None:

@@ -29,7 +29,7 @@ class ServerView:
         images: pictures classified.
         refused: calls refused, by reason.
         codes: calls by status.
-        cpu_seconds: of the server's process, if it says so.
+        cpu_seconds: of the server's process, if it says so and is still the same: a start takes seconds of its own.
         memory_mb: its resident memory at the end, if it says so.
     """
 
@@ -114,7 +114,8 @@ def between(before: Samples, after: Samples) -> ServerView | None:
 
     seconds, counts = by("saccade_stage_seconds_sum", "stage"), by("saccade_stage_seconds_count", "stage")
     batches, pictures = by("saccade_batch_size_count", "-")[""], by("saccade_batch_size_sum", "-")[""]
-    cpu = by("process_cpu_seconds_total", "-")
+    began, begins = (samples.get(("process_start_time_seconds", ())) for samples in (before, after))
+    cpu = by("process_cpu_seconds_total", "-") if began == begins else None
     memory = after.get(("process_resident_memory_bytes", ()))
     return ServerView(
         stages={stage: 1000 * seconds[stage] / counts[stage] for stage in seconds if counts[stage]},

@@ -84,9 +84,11 @@ def parse(text: str) -> tuple[Protocol, str]:
     """Return the protocol and the address of a target; an address alone is `saccade`.
 
     Raises:
-        SetupError: neither.
+        SetupError: neither, or every server of a name.
     """
     scheme, found, address = text.rpartition("://")
+    if scheme.endswith("dns"):
+        raise SetupError(f"target {text!r}: dns:// may be many servers, and a bench is of one; name it as host:port")
     if found and scheme not in {"saccade", "oip"}:
         raise SetupError(f"target {text!r}: {scheme} is not known; use saccade://host:port or oip://host:port")
     if not address.rpartition(":")[2].isdigit():

@@ -1,5 +1,6 @@
 """Whole benches of a server that the test controls: what interrupts them, what they see of its metrics."""
 
+import multiprocessing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,12 +8,12 @@ from typing import Any
 import pytest
 
 from service.connection import Connection
-from service.errors import SetupError
+from service.errors import SaccadeError, SetupError
 from service.load import bench, scrape, targets
 from service.load.bench import Options, Viewer
 from service.load.objective import parse
 from service.load.processes import Watch
-from service.load.report import Report
+from service.load.report import Report, Row
 from service.server import Server
 from tests.certificates import Authority
 from tests.conftest import StartServer
@@ -31,16 +32,16 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeServer]:
 
 
 class Bench:
-    """Runs benches and keeps what was noted; `watch` sees how a load goes."""
+    """Runs benches and keeps their rows and what was noted; `watch` sees how a load goes."""
 
     def __init__(self, watch: Watch | None = None) -> None:
-        self.watch, self.notes = watch, list[str]()
+        self.watch, self.rows, self.notes = watch, list[Row](), list[str]()
 
     def run(self, address: str, *, tls_ca: Path | None = None, **given: Any) -> Report:  # noqa: ANN401 - the options' own
         """Run a quick bench with its metrics at an address that the test answers for."""
         quick: dict[str, Any] = {"seconds": 0.3, "warm_up": 0.0, "metrics_url": "http://there"}
         options = Options("saccade", Connection((address,), tls_ca=tls_ca), targets.Ask(), **quick | given)
-        return bench.run(options, Viewer(lambda *_: self.watch, lambda _: None, self.notes.append))
+        return bench.run(options, Viewer(lambda *_: self.watch, self.rows.append, self.notes.append))
 
 
 def looks(monkeypatch: pytest.MonkeyPatch, *answers: scrape.Samples | BaseException) -> None:
@@ -69,6 +70,28 @@ def test_interrupt_of_a_warm_up_is_no_row(fake: FakeServer) -> None:
         raise KeyboardInterrupt
 
     assert not Bench(interrupt).run(fake.address, rates=(20,), seconds=30.0, warm_up=30.0, metrics_url=None).rows
+
+
+def test_a_load_process_that_dies_keeps_the_rows(fake: FakeServer) -> None:
+    """Rows that were measured before a process of the load died are kept, and the report says what happened."""
+
+    def kill(_sample: object) -> None:
+        if quick.rows:
+            multiprocessing.active_children()[0].kill()
+
+    quick = Bench(kill)
+    found = quick.run(fake.address, rates=(20, 30), seconds=1.5, metrics_url=None)
+    assert ([row.name for row in found.rows], found.broken) == (["20/s"], "30/s: a process of the load generator died")
+
+
+def test_a_load_process_that_dies_at_once(fake: FakeServer) -> None:
+    """Where there is no row to keep the bench fails."""
+
+    def kill(_sample: object) -> None:
+        multiprocessing.active_children()[0].kill()
+
+    with pytest.raises(SaccadeError, match="a process of the load generator died"):
+        Bench(kill).run(fake.address, rates=(20,), seconds=1.5, metrics_url=None)
 
 
 def test_a_view_that_was_lost_comes_back(fake: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:

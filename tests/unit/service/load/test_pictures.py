@@ -72,6 +72,13 @@ def test_bad_targets(text: str) -> None:
         targets.parse(text)
 
 
+@pytest.mark.parametrize("text", ["dns:///saccade:8001", "saccade://dns:///saccade:8001"])
+def test_a_name_of_many_servers(text: str) -> None:
+    """A target that may be many servers is refused: their figures would be nobody's."""
+    with pytest.raises(SetupError, match="a bench is of one"):
+        targets.parse(text)
+
+
 def test_numbers() -> None:
     """Lists and ranges are read, the last of a range too."""
     assert numbers("1,8,32", "--concurrency") == (1, 8, 32)
