@@ -188,6 +188,7 @@ class Model:
         self._faults = 0
         own_thread = any(session.on_own_thread for session in sessions)
         small = not own_thread and len(sessions) == 1 and min(costs.values()) <= DIRECT_SECONDS
+        self._one_core = small and options.pin is not None
         begun: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
         self._batcher: Batcher[Any, Any] = Batcher(
             [partial(self._run, session) for session in sessions],
@@ -290,7 +291,9 @@ class Model:
         ticket = self._batcher.admit(len(pictures), deadline=deadline, prepare=prepare)
         request = _Request(self, ticket, k, on_done)
         if raw:
-            request.queue(lambda: self._samples(pictures, deadline), alone=alone, later=later)
+            # Many pictures, and several instances, are better run beside the thread that brings more of them.
+            here = self._one_core or (len(pictures) == self._instances == 1)
+            request.queue(lambda: self._samples(pictures, deadline), alone=alone, later=later if here else None)
             return request.leave
 
         def decode(number: int) -> Pixels:

@@ -69,14 +69,14 @@ class Call:
         alone: whether no other is under way.
         started: when its message was there.
         leave: gives up what was begun.
-        later: see service.batcher; None where calls come from many callers, whose batches gather better by themselves.
+        later: see service.batcher.
         model: set by the method as soon as it is known, for the metrics; likewise `version`, where one is run, and
             `id`, for the log.
     """
 
     __slots__ = ("_given", "_own_deadline", "alone", "deadline", "id", "later", "leave", "model", "started", "version")
 
-    def __init__(self, deadline: float | None, *, alone: bool, later: Later | None = None) -> None:
+    def __init__(self, deadline: float | None, later: Later, *, alone: bool) -> None:
         self.deadline = self._given = deadline
         self._own_deadline: Entry | None = None
         self.leave: Callable[[], None] = lambda: None
@@ -171,7 +171,7 @@ class UnaryCall(Call):
     __slots__ = ("_once", "_record", "_wire")
 
     def __init__(self, wire: Wire, record: Record, *, alone: bool) -> None:
-        super().__init__(wire.deadline, alone=alone)
+        super().__init__(wire.deadline, wire.later, alone=alone)
         self._wire = wire
         self._record = record
         self._once = threading.Lock()

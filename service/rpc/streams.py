@@ -143,7 +143,7 @@ class _Message(Call):
     __slots__ = ("answered",)
 
     def __init__(self, wire: Wire, deadline: float | None) -> None:
-        super().__init__(deadline, alone=False, later=wire.later)
+        super().__init__(deadline, wire.later, alone=False)
         self.answered = False
 
 

@@ -17,8 +17,9 @@ COSTS = {1: 0.0002, 2: 0.0003, 4: 0.0006, 8: 0.002}
 class Stream:
     """Brings requests to a batcher and looks again when it is told to; a fake clock, batches of known cost."""
 
-    def __init__(self) -> None:
+    def __init__(self, costs: dict[int, float] = COSTS, *, queue_delay: float = 0.0) -> None:
         self.now = 100.0
+        self.costs = costs
         self.times = 1.0  # what batches are said to cost
         self.goes_on = True
         self.looks: list[Callable[[], None]] = []
@@ -28,13 +29,13 @@ class Stream:
         self.over: list[Pending[int, int]] = []
         self._told = threading.Semaphore(0)
         self.batcher: Batcher[int, int] = Batcher(
-            [self._run], costs=COSTS, queue_size=64, direct=0.0005, clock=lambda: self.now
+            [self._run], costs=costs, queue_size=64, queue_delay=queue_delay, direct=0.0006, clock=lambda: self.now
         )
 
     def _run(self, items: Sequence[int]) -> list[int]:
         self.ran.append(list(items))
         self.threads.append(threading.current_thread())
-        self.now += self.times * COSTS[min(bucket for bucket in COSTS if bucket >= len(items))]
+        self.now += self.times * self.costs[min(bucket for bucket in self.costs if bucket >= len(items))]
         if self.failing:
             raise self.failing
         return [-item for item in items]
@@ -113,6 +114,26 @@ def test_short_is_what_is_short_now(stream: Stream, times: float, largest: int) 
         stream.bring(*range(8))
         stream.look_all()
     assert len(stream.ran[-1]) == largest
+
+
+def test_few_are_no_short_batch() -> None:
+    """Where four take long they run on the instance's own thread, as many together as there are."""
+    stream = Stream({1: 0.0004, 4: 0.0016})
+    stream.bring(1)
+    stream.wait(1)
+    assert stream.looks == []
+    assert threading.current_thread() not in stream.threads
+    stream.batcher.close()
+
+
+def test_a_queue_delay_is_waited_for() -> None:
+    """With a queue delay the instance's own thread gathers, since nobody else may wait."""
+    stream = Stream(queue_delay=0.01)
+    stream.bring(1)
+    stream.wait(1)
+    assert stream.looks == []
+    assert threading.current_thread() not in stream.threads
+    stream.batcher.close()
 
 
 def test_a_stream_that_ended(stream: Stream) -> None:

@@ -42,6 +42,10 @@ class FakeWire:
         self.callbacks.append(callback)
         return not self.is_over
 
+    def later(self, _: Callable[[], None]) -> bool:
+        """Put nothing off."""
+        return False
+
     def end(self, raw: bytes | None = None, status: grpc.Status | None = None) -> None:
         """Keep how it ended."""
         self.ends.append((raw, status))

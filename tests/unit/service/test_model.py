@@ -1,5 +1,6 @@
 import json
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -495,6 +496,37 @@ def test_runs_here(pictures: Sequence[Picture], seconds: float, serve: Starts, *
     serve(session, seconds=seconds).start(pictures, alone=alone, on_done=done.put)
     assert len(done.get(timeout=WAIT)().classifications) == len(pictures)
     assert {thread.name for thread in threads} == {threading.current_thread().name if here else "linear/2"}
+
+
+@pytest.mark.parametrize(
+    ("pictures", "instances", "pin", "put_off"),
+    [
+        (RAW[:1], 1, False, True),
+        (RAW[:2], 1, False, False),
+        (RAW[:2], 1, True, True),
+        (RAW[:1], 2, False, False),
+        (RAW[:1], 2, True, False),
+        (PNGS[:1], 1, True, False),
+    ],
+)
+def test_put_off(pictures: Sequence[Picture], instances: int, serve: Starts, *, pin: bool, put_off: bool) -> None:
+    """Raw pixels that come one by one, or to a model that has one core with gRPC, are put off on the calling thread."""
+    done, looks = Done(), list[Callable[[], None]]()
+
+    def later(look: Callable[[], None]) -> bool:
+        looks.append(look)
+        return True
+
+    sessions = [HeldSession(right) for _ in range(instances)]
+    for session in sessions:
+        session.on_own_thread = False
+        session.gate.set()
+    core = min(os.sched_getaffinity(0)) if pin else None
+    serve(*sessions, pin=core).start(pictures, later=later, on_done=done.put)
+    assert bool(looks) is put_off
+    for look in looks:
+        look()
+    assert len(done.get(timeout=WAIT)().classifications) == len(pictures)
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.0001])
