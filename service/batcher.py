@@ -1,8 +1,8 @@
 """Dynamic batching: many requests in, few batches out; queue, deadlines, admission. Standard library only.
 
-The batch that runs is the timer: while one runs, the next one gathers, so nothing ever waits for company. A request
-first reserves its places (`admit`), which is refused at once when they cannot be had or its deadline cannot be met;
-then its pictures are made ready; then it starts. No thread waits for it: whoever ends it tells its caller.
+The batch that runs is the timer: while one runs, the next one gathers, so nothing waits for company that has not come.
+A request first reserves its places (`admit`), which is refused at once when they cannot be had or its deadline cannot
+be met; then its pictures are made ready; then it starts. No thread waits for it: whoever ends it tells its caller.
 """
 
 import threading
@@ -93,6 +93,7 @@ class _Instance(Generic[Item, Result]):
         self.full = threading.Lock()  # released when what gathers fills a batch
         self.full.acquire()
         self.ends = 0.0  # predicted end of the batch that runs
+        self.put_off = False  # borrowed by a thread that brings requests, until that looks again
         self.thread: threading.Thread
 
 
@@ -202,8 +203,10 @@ class Batcher(Generic[Item, Result]):
                 return
             self._draining = self._closed = True
             left = [entry for entry in self._queue.all() if self._end(entry)]
-            for instance in self._idle:
-                instance.work.release()
+            for instance in self._instances:
+                if instance in self._idle or instance.put_off:  # a look that was put off may never come
+                    instance.put_off = False
+                    instance.work.release()
             self._idle.clear()
             if self._gathering is not None:
                 self._gathering.full.release()
@@ -239,8 +242,7 @@ class Batcher(Generic[Item, Result]):
             self._queue.add(entry)
             instance = self._awaken()
             here = alone and self._is_short(len(items))
-            soon = later is not None and not here and not self._queue_delay
-            soon = soon and self._is_short(min(_SOON_ITEMS, self.max_batch_size))
+            soon = later is not None and not here and self._are_short()
             if instance is not None and not here and not soon:
                 instance.work.release()
         if instance is not None and here:
@@ -273,8 +275,15 @@ class Batcher(Generic[Item, Result]):
 
     def _look_later(self, instance: _Instance[Item, Result], later: Later, seen: int) -> None:
         """Look at a borrowed instance's queue again after what is at hand now."""
-        if not later(partial(self._run_soon, instance, later, seen)):
-            instance.work.release()  # its own thread does it
+        with self._lock:
+            instance.put_off = not self._closed
+            if self._closed:
+                instance.work.release()  # its thread is to end
+        if instance.put_off and not later(partial(self._run_soon, instance, later, seen)):
+            with self._lock:
+                if instance.put_off:  # not closed in the meantime
+                    instance.put_off = False
+                    instance.work.release()  # its own thread does it
 
     def _run_soon(self, instance: _Instance[Item, Result], later: Later, seen: int) -> None:
         """Run what gathered, once nothing more came since the last look or a short batch is full.
@@ -284,6 +293,9 @@ class Batcher(Generic[Item, Result]):
         call with 8 callers, 6 with 32, and with 128 a p99 of 32 ms instead of 57.
         """
         with self._lock:
+            if not instance.put_off:
+                return  # closed since then; its own thread ended
+            instance.put_off = False
             queued = self._queue.started
             most = self._costs.largest_within(_SOON_SECONDS, self._clock())
         if seen < queued < most:
@@ -433,6 +445,12 @@ class Batcher(Generic[Item, Result]):
         return (
             self._direct > 0 and count <= self.max_batch_size and self._costs.of(count, self._clock()) <= self._direct
         )
+
+    def _are_short(self) -> bool:
+        """Return whether batches are better run on the thread that brings requests than on their own."""
+        few = min(_SOON_ITEMS, self.max_batch_size)
+        fast = self._direct > 0 and self._costs.least(few, self._clock()) <= self._direct
+        return fast and not self._queue_delay
 
     def _rest(self, instance: _Instance[Item, Result]) -> None:
         if self._closed:

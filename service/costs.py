@@ -32,6 +32,10 @@ class Costs:
         seconds = self._at_warm_up[bucket]
         return seconds + self._learned[bucket] * remembered if remembered > 0 else seconds
 
+    def least(self, size: int, now: float) -> float:
+        """Return the seconds that a batch of `size` takes, now or at warm-up, whichever is less."""
+        return min(self._at_warm_up[self._buckets[size]], self.of(size, now))
+
     def largest_within(self, seconds: float, now: float) -> int:
         """Return the largest bucket whose batches take at most so many seconds; the smallest if none does.
 

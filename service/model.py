@@ -75,7 +75,8 @@ class Answer(NamedTuple):
         """The best classes with their labels; made when asked for, since an answer on the wire is written without."""
         pairs = zip(self.best.indices, self.best.probabilities, strict=True)
         all_of_them = [Category(index, self.labels[index], value) for index, value in pairs]
-        return [all_of_them[first : first + self.best.k] for first in range(0, len(all_of_them), self.best.k)]
+        k = self.best.k
+        return [all_of_them[first : first + k] for first in range(0, len(all_of_them), k or 1)]
 
 
 class _Samples(NamedTuple):

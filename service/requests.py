@@ -37,11 +37,6 @@ class Outcome(NamedTuple, Generic[Result]):
     run_seconds: float
     batch_size: int
 
-    @property
-    def results(self) -> list[Result]:
-        """One for each item, in order."""
-        return [result for part in self.parts for result in part]
-
 
 class Pending(Generic[Item, Result]):
     """One request that was started: which of its items were taken into batches, and what came back."""

@@ -31,7 +31,7 @@ class Best:
         k: how many of each; 0: none, only whole rows were asked for.
         indices: of the classes, N * k, one picture after the other.
         probabilities: theirs; NaN for all of a picture whose row holds a value that is not finite.
-        rows: [N, classes], where somebody asked for whole rows.
+        rows: [N, classes], where somebody in the batch asked for whole rows.
     """
 
     k: int
@@ -53,13 +53,13 @@ class Best:
         return isfinite(sum(self.probabilities)) and (self.rows is None or bool(np.isfinite(self.rows).all()))
 
     def first(self, k: int) -> "Best":
-        """Return the first k classes of each picture, of at most as many as there are."""
-        if k == self.k:
+        """Return the first k classes of each picture, at most as many as there are; whole rows only for 0."""
+        if k == self.k and (self.rows is None or not k):
             return self
         starts = range(0, len(self.indices), self.k or 1)
         indices = [index for start in starts for index in self.indices[start : start + k]]
         probabilities = [value for start in starts for value in self.probabilities[start : start + k]]
-        return Best(k, indices, probabilities, self.rows)
+        return Best(k, indices, probabilities, None if k else self.rows)
 
 
 def joined(parts: Sequence[Best], k: int) -> Best:

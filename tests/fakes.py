@@ -142,6 +142,11 @@ class Job(threading.Thread, Generic[Value]):
         return self._end.result(0)
 
 
+def results(outcome: Outcome[int]) -> list[int]:
+    """Return what each item of a request got."""
+    return [result for part in outcome.parts for result in part]
+
+
 class Caller:
     """One request: its items, what came of it, and how often and by whom that was told."""
 
@@ -168,6 +173,10 @@ class Caller:
         """Return what it got, as soon as it is told."""
         assert self._told.wait(WAIT), "the request was never over"
         return self.pending.outcome()
+
+    def results(self) -> list[int]:
+        """Return what each of its items got, as soon as it is told."""
+        return results(self.answer())
 
     def failure(self) -> SaccadeError:
         """Return what it failed with, as soon as it is told."""

@@ -73,7 +73,7 @@ class Viewer:
 
 
 class _Ended(Exception):
-    """There is no more to measure: the user has seen enough, or the server is gone."""
+    """There is no more to measure: the user has seen enough, the server is gone, or a process of the load is."""
 
 
 def run(options: Options, viewer: Viewer) -> Report:
@@ -171,7 +171,11 @@ class _Runner:
         if outcome.interrupted:
             raise _Ended
         if not outcome.answered:
-            raise SetupError("; ".join(story(outcome)) or "no call was answered")
+            why = "; ".join(story(outcome)) or "no call was answered"
+            if not self._report.rows:
+                raise SetupError(why)
+            self._viewer.note(f"nothing was searched: {why}")
+            raise _Ended
         return max(1.0, outcome.rate / 2)
 
     def _rounds(self, load: Load) -> tuple[Outcome, float | None]:

@@ -106,7 +106,7 @@ def bench(
     """Measure a running server's latency and throughput, and whether they meet an objective.
 
     Latency counts from the moment a call was due. Without --concurrency, --rate or --find-max: callers 1, 8 and 32.
-    Exit 1 if the objective is missed or nothing was answered. The manual is service/load/README.md.
+    Exit 1 if the objective is missed, nothing was answered or not all was measured; see service/load/README.md.
 
     Examples:
 

@@ -30,6 +30,7 @@ class ServerView:
         refused: calls refused, by reason.
         codes: calls by status.
         cpu_seconds: of the server's process, if it says so and is still the same: a start takes seconds of its own.
+            One of several workers that starts anew counts.
         memory_mb: its resident memory at the end, if it says so.
     """
 

@@ -1,7 +1,7 @@
 """Whole benches of a server that the test controls: what interrupts them, what they see of its metrics."""
 
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,17 @@ class Bench:
 
     def __init__(self, watch: Watch | None = None) -> None:
         self.watch, self.rows, self.notes = watch, list[Row](), list[str]()
+        self.row: Callable[[], object] = lambda: None  # what it does after a row
 
     def run(self, address: str, *, tls_ca: Path | None = None, **given: Any) -> Report:  # noqa: ANN401 - the options' own
         """Run a quick bench with its metrics at an address that the test answers for."""
         quick: dict[str, Any] = {"seconds": 0.3, "warm_up": 0.0, "metrics_url": "http://there"}
         options = Options("saccade", Connection((address,), tls_ca=tls_ca), targets.Ask(), **quick | given)
-        return bench.run(options, Viewer(lambda *_: self.watch, self.rows.append, self.notes.append))
+        return bench.run(options, Viewer(lambda *_: self.watch, self._keep, self.notes.append))
+
+    def _keep(self, row: Row) -> None:
+        self.rows.append(row)
+        self.row()
 
 
 def looks(monkeypatch: pytest.MonkeyPatch, *answers: scrape.Samples | BaseException) -> None:
@@ -122,6 +127,15 @@ def test_search_without_a_server_says_why(fake: FakeServer) -> None:
     fake.stop()
     with pytest.raises(SetupError, match=r"calls UNAVAILABLE in second"):
         Bench().run(fake.address, objective=parse("p99<1s"), most=100.0, metrics_url=None)
+
+
+def test_search_without_a_server_keeps_the_rows(fake: FakeServer) -> None:
+    """A search that cannot begin, after loads that were measured, is a note; their rows stay."""
+    quick = Bench()
+    quick.row = fake.stop
+    found = quick.run(fake.address, concurrency=(1,), objective=parse("p99<1s"), most=100.0, metrics_url=None)
+    assert (len(found.rows), found.found) == (1, None)
+    assert "UNAVAILABLE" in quick.notes[-1]
 
 
 def test_metrics_over_tls(start_server: StartServer, repository: Path, tmp_path: Path) -> None:

@@ -155,7 +155,10 @@ def test_precision_as_asked(wanted: str) -> None:
     assert precision(wanted, torch.device("cpu")) == wanted
 
 
-def test_precision_of_this_cpu() -> None:
-    """On a CPU `auto` is bf16 where the processor multiplies it in hardware (AMX), else fp32."""
-    assert precision("auto", torch.device("cpu"), flags={"avx512f", "amx_bf16"}) == "bf16"
-    assert precision("auto", torch.device("cpu"), flags={"avx2"}) == "fp32"
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [({"avx512f", "amx_bf16"}, "bf16"), ({"avx512f", "avx512_bf16"}, "bf16"), ({"avx2", "avx512f"}, "fp32")],
+)
+def test_precision_of_this_cpu(flags: set[str], expected: str) -> None:
+    """On a CPU `auto` is bf16 where the processor multiplies it in hardware, else fp32."""
+    assert precision("auto", torch.device("cpu"), flags=flags) == expected

@@ -48,7 +48,7 @@ def test_next_batch_is_what_gathered(bench: Bench) -> None:
     first, _ = bench.busy(0)
     calls = [first, bench.call(1), bench.call(2, 3), bench.call(4), bench.call(5, 6)]
     bench.free()
-    assert [call.answer().results for call in calls] == [[0], [2], [4, 6], [8], [10, 12]]
+    assert [call.results() for call in calls] == [[0], [2], [4, 6], [8], [10, 12]]
     assert (bench.ran, bench.batcher.max_batch_size) == ([[0], [1, 2, 3, 4], [5, 6]], 4)
 
 
@@ -58,7 +58,7 @@ def test_large_request_is_split(bench: Bench) -> None:
     first, _ = bench.busy(0)
     calls = [first, bench.call(*range(1, 11)), bench.call(11, 12, 13)]
     bench.free()
-    assert [call.answer().results for call in calls] == [[0], double(range(1, 11)), [22, 24, 26]]
+    assert [call.results() for call in calls] == [[0], double(range(1, 11)), [22, 24, 26]]
     assert bench.ran == [[0], [1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12], [13]]
 
 
@@ -84,7 +84,7 @@ def test_many_callers_get_their_own(bench: Bench, *, unruly: bool) -> None:
                 if unruly and numbers.random() < 0.2:
                     bench.leave(call)
                 else:
-                    assert call.answer().results == double(items)
+                    assert call.results() == double(items)
             except (Overloaded, DeadlineExceeded, InferenceFailed):
                 assert unruly
 
@@ -161,7 +161,7 @@ def test_threads_are_prepared() -> None:
     batcher: Batcher[int, int] = Batcher([run] * 2, costs={1: 1.0}, queue_size=9, on_thread=prepare)
     with batcher.admit(3) as ticket:
         ticket.start([1, 2, 3], call)
-    assert call.answer().results == [2, 4, 6]
+    assert call.results() == [2, 4, 6]
     Job(batcher.close).answer()
     assert len(prepared) == len(set(prepared)) == 2
     assert set(ran) <= set(prepared)
@@ -178,7 +178,7 @@ def test_instances_run_side_by_side(bench: Bench) -> None:
     assert sorted(batch.thread.name for _, batch in (first, second)) == [f"{bench.name}-0", f"{bench.name}-1"]
     bench.call(3)
     second[1].end()
-    assert second[0].answer().results == [4]
+    assert second[0].results() == [4]
     assert (bench.begun().number, first[0].told) == (second[1].number, False)
 
 
@@ -195,7 +195,7 @@ def test_instances_share_a_large_request(bench: Bench) -> None:
     for batch in sorted(batches, key=lambda batch: batch.items, reverse=True):
         batch.end()
     bench.free()
-    assert call.answer().results == double(range(10))
+    assert call.results() == double(range(10))
 
 
 @two
@@ -209,7 +209,7 @@ def test_idle_instance_is_woken_for_the_rest(bench: Bench) -> None:
     assert bench.begun().items == [2, 3, 4, 5]
     bench.batches[0].end()
     assert bench.begun().items == [6]
-    assert other.answer().results == [2]
+    assert other.results() == [2]
 
 
 @two
@@ -222,7 +222,7 @@ def test_failed_part_fails_the_request_once(bench: Bench) -> None:
     assert bench.begun().items == [10]
     second.end()
     bench.free()
-    assert other.answer().results == [20]
+    assert other.results() == [20]
     assert (len(bench.batches), bench.batcher.waiting) == (3, 0)
 
 
@@ -236,7 +236,7 @@ def test_both_parts_fail(bench: Bench) -> None:
     call.failure()
     second.end(bad)
     bench.free()
-    assert (bench.call(10).answer().results, bench.batcher.waiting) == ([20], 5)
+    assert (bench.call(10).results(), bench.batcher.waiting) == ([20], 5)
 
 
 @two
@@ -248,7 +248,7 @@ def test_shared_request_leaves(bench: Bench) -> None:
     bench.leave(call)
     assert bench.batcher.waiting == 1
     bench.free()
-    assert other.answer().results == [20]
+    assert other.results() == [20]
     assert bench.batcher.drain(WAIT)
     assert (bench.ran[2:], call.told) == ([[10]], False)
 
@@ -265,7 +265,7 @@ def test_expired_request_never_runs(bench: Bench) -> None:
     batch.end()
     assert isinstance(expired.failure(), DeadlineExceeded)
     bench.free()
-    assert other.answer().results == [18]
+    assert other.results() == [18]
     assert (bench.ran, bench.batcher.waiting) == ([[0], [9]], 0)
 
 
@@ -300,7 +300,7 @@ def test_rest_of_request_never_runs(bench: Bench, error: type[Exception] | None)
         assert isinstance(other.failure(), Unavailable)
         close.answer()
     else:
-        assert other.answer().results == [18]
+        assert other.results() == [18]
     assert bench.ran == [[0, 1, 2, 3]] + [[9]] * (close is None)
     assert (bench.batcher.waiting, call.told) == (3, error is not None)
 
@@ -316,7 +316,7 @@ def test_caller_leaves_the_queue(bench: Bench) -> None:
     bench.leave(gone)
     assert bench.batcher.waiting == 3
     bench.free()
-    assert (other.answer().results, last.answer().results) == ([2, 4], [12])
+    assert (other.results(), last.results()) == ([2, 4], [12])
     assert (bench.ran, gone.told) == ([[0], [1, 2, 6]], False)
 
 
@@ -330,7 +330,7 @@ def test_caller_leaves_its_batch(bench: Bench) -> None:
     bench.leave(gone)
     assert bench.batcher.waiting == 0
     bench.free()
-    assert other.answer().results == [2, 4]
+    assert other.results() == [2, 4]
     assert bench.batcher.drain(WAIT)
     assert (bench.ran, gone.told) == ([[0], [1, 2, 3, 4]], False)
 
@@ -348,7 +348,7 @@ def test_leaving_late_does_nothing(bench: Bench, answer: Callable[[list[int]], l
     for _ in range(2):
         bench.batcher.leave(call.pending)
     bench.free()
-    assert bench.call(1).answer().results == [2]
+    assert bench.call(1).results() == [2]
     assert (bench.batcher.waiting, bench.batcher.drain(0)) == (5, False)
 
 
@@ -392,7 +392,7 @@ def test_told_outside_the_lock(bench: Bench) -> None:
     batch.end()
     bench.begun()
     bench.free()
-    assert next_calls[0].answer().results == [4]
+    assert next_calls[0].results() == [4]
     assert bench.ran == [[0], [2]]
 
 
@@ -413,9 +413,9 @@ def test_caller_that_raises(
     if answer is bad:
         assert [type(call.failure()) for call in calls] == [InferenceFailed] * 3
     else:
-        assert [call.answer().results for call in calls] == [[2], [4], [6]]
+        assert [call.results() for call in calls] == [[2], [4], [6]]
     bench.free()
-    assert bench.call(4).answer().results == [8]
+    assert bench.call(4).results() == [8]
     assert [record.getMessage() for record in caplog.records] == ["a caller could not be told. This is a bug."]
 
 
@@ -473,7 +473,7 @@ def test_ticket_is_used_once(bench: Bench) -> None:
         ticket.start([1], call)
         with pytest.raises(ValueError, match="once"):
             ticket.start([1], call)
-    assert call.answer().results == [2]
+    assert call.results() == [2]
     assert (bench.ran, bench.batcher.waiting, len(call.tellers)) == ([[1]], 5, 1)
 
 
@@ -490,7 +490,7 @@ def test_deadline_out_of_reach_is_refused(bench: Bench, left: float) -> None:
 def test_deadline_in_reach(bench: Bench, left: float) -> None:
     """A request whose deadline can just be met is answered, and so is one whose deadline is as good as none."""
     bench.free()
-    assert bench.call(1, left=left).answer().results == [2]
+    assert bench.call(1, left=left).results() == [2]
 
 
 @pytest.mark.parametrize(("ahead", "seconds"), [(0, 20), (1, 30), (4, 80 + 20), (8, 160 + 20)])
@@ -574,7 +574,7 @@ def test_failed_batch_fails_its_callers(bench: Bench, change: int) -> None:
     for failure in (call.failure() for call in failed):
         assert isinstance(failure, InferenceFailed)
         assert isinstance(failure.__cause__, InferenceFailed if change else ZeroDivisionError)
-    assert (first.answer().results, after.answer().results) == ([0], [8])
+    assert (first.results(), after.results()) == ([0], [8])
 
 
 @pytest.mark.parametrize("seconds", [0.0, 1.0])
@@ -603,7 +603,7 @@ def test_direct(bench: Bench, count: int, *, alone: bool, here: bool) -> None:
     """A batch runs on the thread that brings a request which is alone, if it is predicted to take little enough."""
     bench.free()
     call = bench.call(*range(count), alone=alone)
-    assert call.answer().results == double(range(count))
+    assert call.results() == double(range(count))
     assert bench.batches[0].thread is (threading.current_thread() if here else bench.threads[0])
     assert call.tellers == [bench.batches[0].thread]
 
@@ -635,7 +635,7 @@ def test_direct_only_when_idle(bench: Bench) -> None:
     call = bench.call(1, alone=True)
     assert not call.told
     bench.free()
-    assert call.answer().results == [2]
+    assert call.results() == [2]
     assert batch.thread is not bench.threads[0]
     assert bench.batches[1].thread is bench.threads[0]
 
@@ -649,7 +649,7 @@ def test_direct_beside_a_busy_instance(bench: Bench) -> None:
     batch = bench.begun()
     assert (batch.items, batch.thread) == ([1], job)
     batch.end()
-    assert job.answer().answer().results == [2]
+    assert job.answer().results() == [2]
 
 
 @benches(direct={"direct": 20.0})
@@ -669,9 +669,9 @@ def test_direct_runs_one_batch(bench: Bench) -> None:
     batch = bench.begun()
     second = bench.call(4, 5)
     batch.end()
-    assert job.answer().answer().results == double(range(4))
+    assert job.answer().results() == double(range(4))
     bench.begun().end()
-    assert second.answer().results == [8, 10]
+    assert second.results() == [8, 10]
     assert [batch.thread for batch in bench.batches] == [job, bench.threads[0]]
 
 
@@ -686,7 +686,7 @@ def test_direct_request_expires(bench: Bench) -> None:
         ticket.start([1], call, alone=True)
     assert isinstance(call.failure(), DeadlineExceeded)
     assert call.tellers == [threading.current_thread()]
-    assert bench.call(2, alone=True).answer().results == [4]
+    assert bench.call(2, alone=True).results() == [4]
     assert bench.ran == [[2]]
 
 
@@ -704,7 +704,7 @@ def test_drain_waits(bench: Bench) -> None:
     assert (bench.batcher.drain(0.01), drain.is_alive()) == (False, True)
     bench.free()
     assert drain.answer()
-    assert [call.answer().results for call in (first, second)] == [[0], [2]]
+    assert [call.results() for call in (first, second)] == [[0], [2]]
 
 
 @pytest.mark.parametrize("used", [False, True])
@@ -746,7 +746,7 @@ def test_close_answers_what_waits(bench: Bench) -> None:
     close.join(0.05)
     assert close.is_alive()
     bench.free()
-    assert first.answer().results == [0]
+    assert first.results() == [0]
     close.answer()
     assert (bench.ran, bench.batcher.waiting) == ([[0]], 0)
     assert not any(thread.is_alive() for thread in bench.threads)
@@ -776,7 +776,7 @@ def test_close_waits_for_every_instance(bench: Bench) -> None:
     assert close.is_alive()
     second.end()
     close.answer()
-    assert call.answer().results == double(range(8))
+    assert call.results() == double(range(8))
 
 
 @direct

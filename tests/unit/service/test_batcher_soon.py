@@ -8,7 +8,7 @@ import pytest
 from service.batcher import Batcher
 from service.errors import Unavailable
 from service.requests import Pending
-from tests.fakes import WAIT, Job
+from tests.fakes import WAIT, Job, results
 
 COSTS = {1: 0.0002, 2: 0.0003, 4: 0.0006, 8: 0.002}
 """Seconds a batch: those of up to 4 are short ones."""
@@ -93,7 +93,7 @@ def test_requests_gather_until_no_more_come(stream: Stream) -> None:
     stream.look()
     assert stream.ran == [[1, 2]]
     assert stream.threads == [threading.current_thread()]
-    assert [pending.outcome().results for pending in stream.over] == [[-1], [-2]]
+    assert [results(pending.outcome()) for pending in stream.over] == [[-1], [-2]]
 
 
 def test_a_short_batch_is_full(stream: Stream) -> None:
@@ -145,6 +145,18 @@ def test_a_stream_that_ended(stream: Stream) -> None:
     assert sorted(item for batch in stream.ran for item in batch) == [1, 2]
 
 
+def test_a_call_that_was_answered(stream: Stream) -> None:
+    """What came while a batch ran is the own thread's where the call that borrowed it was answered by then."""
+    stream.bring(1, 2, 3, 4, 5)
+    stream.look()
+    stream.goes_on = False
+    stream.bring(6)
+    stream.look()
+    stream.wait(6)
+    assert stream.ran == [[1, 2, 3, 4], [5, 6]]
+    assert stream.threads[0] is threading.current_thread() is not stream.threads[1]
+
+
 def test_a_stream_that_ends_between_two_looks(stream: Stream) -> None:
     """Likewise where it ended after the first look was put off."""
     stream.bring(1)
@@ -193,6 +205,16 @@ def test_closed_between_two_looks(stream: Stream) -> None:
     stream.wait(1)
     with pytest.raises(Unavailable):
         pending.outcome()
-    stream.look_all()
     closing.answer()
+    stream.look_all()
     assert stream.ran == []
+
+
+def test_closed_without_another_look(stream: Stream) -> None:
+    """The look may never come, as gRPC's thread ends: closing does not wait for it."""
+    stream.bring(1, 2, 3, 4, 5)
+    stream.look()  # four ran, a look at the fifth is put off
+    Job(stream.batcher.close).answer()
+    assert stream.ran == [[1, 2, 3, 4]]
+    with pytest.raises(Unavailable):
+        stream.over[-1].outcome()

@@ -31,6 +31,7 @@ class FakeWire:
         self.on_message: Callable[[bytes | None], None] | None = None
         self.ends: list[tuple[bytes | None, grpc.Status | None]] = []
         self.callbacks: list[Callable[[], None]] = []
+        self.put_off: list[Callable[[], None]] = []
         self.is_over = False
 
     def receive(self, on_message: Callable[[bytes | None], None]) -> None:
@@ -42,9 +43,10 @@ class FakeWire:
         self.callbacks.append(callback)
         return not self.is_over
 
-    def later(self, _: Callable[[], None]) -> bool:
-        """Put nothing off."""
-        return False
+    def later(self, callback: Callable[[], None]) -> bool:
+        """Keep what is put off."""
+        self.put_off.append(callback)
+        return True
 
     def end(self, raw: bytes | None = None, status: grpc.Status | None = None) -> None:
         """Keep how it ended."""
@@ -110,6 +112,14 @@ def test_a_call_is_answered() -> None:
     call.answer(lambda: pb.ClassifyResponse(id="yours"))
     assert wire.ends == [(pb.ClassifyResponse(id="yours").SerializeToString(), None)]
     assert method.counted("OK", "linear") == 1
+
+
+def test_what_a_call_puts_off() -> None:
+    """A call has its work looked at later on gRPC's own thread, by its own RPC."""
+    wire, call = Method().begin()
+    look = list[int]().clear
+    assert call.later(look)
+    assert wire.put_off == [look]
 
 
 def test_the_first_answer_counts() -> None:

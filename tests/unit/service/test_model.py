@@ -25,8 +25,8 @@ from service.image import Pixels
 from service.loading import load_model
 from service.manifest import Manifest, Precision, golden_sample, sha256
 from service.metrics import Metrics
+from service.model import WHOLE_ROWS, Facts, Model, Options, Picture
 from service.model import Answer as ModelAnswer
-from service.model import Facts, Model, Options, Picture
 from service.providers import ProviderChoice
 from service.scores import Best, best_of, joined
 from service.selftest import TOLERANCE, self_test
@@ -341,8 +341,10 @@ def test_not_finite(value: float, load: Load, metrics: Metrics) -> None:
     assert faults == 1
 
 
-def test_not_finite_harms_its_caller_only(serve: Starts) -> None:
-    """Of two calls in one batch only that with the values that are not finite fails."""
+@pytest.mark.parametrize("failing", [1, WHOLE_ROWS])
+@pytest.mark.parametrize("fine", [1, WHOLE_ROWS])
+def test_not_finite_harms_its_caller_only(failing: int, fine: int, serve: Starts) -> None:
+    """Of two calls in one batch only that with the values that are not finite fails, whatever they ask for."""
 
     def answer(batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         rows = right(batch)
@@ -353,8 +355,8 @@ def test_not_finite_harms_its_caller_only(serve: Starts) -> None:
     model, black, done = serve(session), Pixels(8, 8, 1, bytes(64)), [Done() for _ in range(3)]
     model.start(RAW[:1], on_done=done[0].put)
     assert session.began.acquire(timeout=WAIT)
-    model.start([black], on_done=done[1].put)
-    model.start(RAW[1:2], on_done=done[2].put)
+    model.start([black], top_k=failing, on_done=done[1].put)
+    model.start(RAW[1:2], top_k=fine, on_done=done[2].put)
     session.gate.set()
     first, failed, last = (each.get(timeout=WAIT) for each in done)
     assert first().batch_size == 1
@@ -391,6 +393,29 @@ def test_info_recorded(load: Load, metrics: Metrics) -> None:
     assert metrics.registry.get_sample_value(*info) == 0
 
 
+def test_rows_and_classes_in_one_batch(serve: Starts, metrics: Metrics) -> None:
+    """Who asks for whole rows gets them, over all batches, and who shares a batch with them gets his best classes."""
+    session, begun, whole, best = HeldSession(right), Done(), Done(), Done()
+    model = serve(session)
+    model.start(RAW[:1], on_done=begun.put)
+    assert session.began.acquire(timeout=WAIT)
+    model.start(RAW[1:3], top_k=2, on_done=best.put)
+    model.start(RAW[3:9], top_k=WHOLE_ROWS, on_done=whole.put)  # two with those before, four after them
+    session.gate.set()
+    given, answer = whole.get(timeout=WAIT)(), best.get(timeout=WAIT)()
+    expected = probabilities(pictures(9, seed=3), weights())
+    assert given.probabilities is not None
+    np.testing.assert_allclose(given.probabilities, expected[3:], rtol=1e-6)
+    assert given.classifications == []
+    assert answer.probabilities is None
+    assert [[entry.label for entry in row] for row in answer.classifications] == [
+        [LABELS[index] for index in order[:2]] for order in np.argsort(-expected[1:3], axis=1)
+    ]
+    begun.get(timeout=WAIT)()
+    labels = {"model": "linear", "version": "2"}
+    assert metrics.registry.get_sample_value("saccade_confidence_count", labels) == 9
+
+
 @pytest.mark.parametrize("classes", [1, 10, 32, 33, 1000])
 def test_best_of(classes: int) -> None:
     """The best classes are those of a stable sort, ties by index, however many there are and are asked for."""
@@ -424,15 +449,16 @@ def test_best_of_rows_that_are_not_finite(classes: int, k: int) -> None:
 
 
 def test_best_of_some_pictures() -> None:
-    """A slice has the classes and the rows of those pictures, and its first classes are theirs."""
+    """A slice has the classes and the rows of those pictures, and its first classes, or none, are theirs."""
     rows = np.random.default_rng(0).random((6, 7), np.float32)
-    best = best_of(rows, 5)
-    all_of_it = Best(best.k, best.indices, best.probabilities, rows)
-    part = all_of_it[2:4].first(3)
-    assert (len(part), part.k) == (2, 3)
-    assert part == replace(best_of(rows[2:4], 3), rows=part.rows)
-    assert part.rows is not None
-    assert part.rows.tolist() == rows[2:4].tolist()
+    part = replace(best_of(rows, 5), rows=rows)[2:4]
+    assert (len(part), part.k) == (2, 5)
+    assert part.first(5) == best_of(rows[2:4], 5)
+    assert part.first(3) == best_of(rows[2:4], 3)
+    whole = part.first(0)
+    assert (len(whole), whole.indices) == (2, [])
+    assert whole.rows is not None
+    assert whole.rows.tolist() == rows[2:4].tolist()
 
 
 def test_best_of_parts_are_joined() -> None:
