@@ -241,14 +241,16 @@ class Batcher(Generic[Item, Result]):
             ticket.used = True
             self._queue.add(entry)
             instance = self._awaken()
+            if instance is None:
+                return entry
             here = alone and self._is_short(len(items))
-            soon = later is not None and not here and self._are_short()
-            if instance is not None and not here and not soon:
+            put_off = None if here or not self._are_short() else later
+            if not here and put_off is None:
                 instance.work.release()
-        if instance is not None and here:
+        if here:
             self._run_here(instance)
-        elif instance is not None and soon and later is not None:
-            self._look_later(instance, later, 0)
+        elif put_off is not None:
+            self._look_later(instance, put_off, 0)
         return entry
 
     def _awaken(self) -> _Instance[Item, Result] | None:
