@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -67,7 +68,9 @@ def evaluate(
     from export import evaluation, model_file
 
     _need_packages(data)
-    first, second = model_file.find(model, repository), compare and model_file.find(compare, repository)
+    first, second = model_file.find(model, repository), model_file.find(compare, repository) if compare else None
+    if second and second.title == first.title:
+        second = replace(second, name=str(second.path), version=0)  # else nobody could tell them apart
     evaluated = evaluation.run(first, data, data_folder, split, provider=provider, progress=progress)
     beside = evaluation.beside(evaluated, second, provider=provider, progress=progress) if second else None
     folder = output or Path("reports") / first.name

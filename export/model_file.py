@@ -36,8 +36,8 @@ def find(given: str, repository: Path | None = None) -> ModelFile:
     """Return the file that `given` means; the bundled models are the repository where none is named.
 
     Args:
-        given: an ONNX file; a folder with model.onnx; a folder whose folders are versions; or, where nothing of that
-            name is on disk or a repository is named, NAME or NAME/VERSION in the repository.
+        given: an ONNX file; a folder with model.onnx; a folder whose folders are versions; or NAME or NAME/VERSION in
+            the repository. Where it is both, the repository wins if one is named, else the disk.
         repository: a model repository.
 
     Raises:
@@ -48,6 +48,8 @@ def find(given: str, repository: Path | None = None) -> ModelFile:
     root = repository or BUNDLED
     if (root / given).is_dir():
         return _at(root / given)
+    if Path(given).exists():
+        return _at(Path(given))
     if not root.is_dir():
         raise SetupError(f"there is no model repository {root}")
     if repository is None:

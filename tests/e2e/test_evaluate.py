@@ -61,6 +61,14 @@ def test_compare(demo: Demo, tmp_path: Path) -> None:
     assert compared["mcnemar"]["p_value"] < 0.05
 
 
+def test_compare_two_of_one_name(tmp_path: Path) -> None:
+    """Of two models with the same name and version the second goes by its path."""
+    path = str(BUNDLED / "lenet5-mnist/1/model.onnx")
+    done = run("evaluate", "lenet5-mnist", "--data", "digits", "--compare", path, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"\n{path}: accuracy" in done.stdout
+
+
 def test_an_accuracy_that_is_asked_for(tmp_path: Path) -> None:
     """Below --min-accuracy the exit code is 1, after the report was written."""
     done = run("evaluate", "lenet5-mnist", "--data", "digits", "--min-accuracy", "1", cwd=tmp_path)

@@ -44,6 +44,11 @@ def test_a_name_in_a_repository(root: Path) -> None:
     assert find("cats/2", root).version == 2
 
 
+def test_a_path_beside_a_repository(root: Path) -> None:
+    """What is no name in the repository that is named may be a path: one of two models often is."""
+    assert find(str(root / "cats/2"), BUNDLED).path == root / "cats/2/model.onnx"
+
+
 def test_a_bundled_name() -> None:
     """Without a repository a name means a bundled model."""
     assert find("lenet5-mnist").path.parents[2] == BUNDLED
