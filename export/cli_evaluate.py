@@ -161,7 +161,7 @@ def _summary(report: "Report", comparison: "Comparison | None") -> str:
         return text
     other, test = comparison.report, comparison.mcnemar
     return (
-        f"{text}\n{other.model.name} {other.model.version or ''}: accuracy {other.accuracy:.2%}; only the first is "
+        f"{text}\n{other.model.title}: accuracy {other.accuracy:.2%}; only the first is "
         f"right on {test.only_first_right:,}, only the second on {test.only_second_right:,}, "
         f"p = {test.p_value:.3g} (McNemar)"
     )

@@ -41,6 +41,11 @@ class ModelFacts:
     architecture: str
     verified: bool
 
+    @property
+    def title(self) -> str:
+        """Name and version, for people."""
+        return f"{self.name} {self.version}" if self.version else self.name
+
 
 @dataclass(frozen=True, slots=True)
 class DataFacts:

@@ -31,7 +31,7 @@ def render(report: Report, mistakes: Sequence[Images], comparison: Comparison | 
         mistakes: the picture of each of report.mistakes, uint8 [height, width, 1 or 3].
         comparison: a second model on the same pictures.
     """
-    title = f"{_title(report)} on {report.data.name}"
+    title = f"{report.model.title} on {report.data.name}"
     parts = [f"<h1>{escape(title)}</h1>", _facts(report)]
     warnings = [*report.warnings, *(comparison.report.warnings if comparison else ())]
     parts += [f'<p class="warning">{escape(text)}</p>' for text in dict.fromkeys(warnings)]
@@ -44,11 +44,6 @@ def render(report: Report, mistakes: Sequence[Images], comparison: Comparison | 
     parts += _mistakes(report, mistakes)
     parts.append(_METHOD)
     return page(title, parts)
-
-
-def _title(report: Report) -> str:
-    model = report.model
-    return f"{model.name} {model.version}" if model.version else model.name
 
 
 def _facts(report: Report) -> str:
@@ -98,8 +93,8 @@ def _compared(report: Report, comparison: Comparison) -> list[str]:
     )
     verdict = "by more than chance would" if test.p_value < 0.05 else "by no more than chance may"
     return [
-        f"<h2>Beside {escape(_title(other))}</h2>",
-        table(["", _title(report), _title(other), "difference"], rows),
+        f"<h2>Beside {escape(other.model.title)}</h2>",
+        table(["", report.model.title, other.model.title, "difference"], rows),
         f"<p>Both are right on {test.both_right:,} pictures and wrong on {test.both_wrong:,}; only the first is right "
         f"on {test.only_first_right:,}, only the second on {test.only_second_right:,}. McNemar's test: "
         f"p = {test.p_value:.3g} ({how}): they differ {verdict} (at 5 %).</p>",
@@ -113,7 +108,7 @@ def _row(what: str, first: float, second: float) -> tuple[str, str, str, str]:
 def _calibration(report: Report, comparison: Comparison | None) -> list[str]:
     shown = [report, comparison.report] if comparison else [report]
     diagrams = [
-        f"<figure>{reliability_diagram(one.calibration.bins)}<figcaption>{escape(_title(one))}: expected calibration "
+        f"<figure>{reliability_diagram(one.calibration.bins)}<figcaption>{escape(one.model.title)}: expected calibration "
         f"error {percent(one.calibration.error)}</figcaption></figure>"
         for one in shown
     ]
@@ -135,7 +130,7 @@ def _classes(report: Report, comparison: Comparison | None) -> list[str]:
     low = 0.0 if not part or part[0].f1 < 0.9 else 0.9
     drawn = [(row.label, [row.f1, *([seconds.get(row.label, 0.0)] if seconds else [])]) for row in part]
     note = f" The bars begin at {percent(low, 0)}." if low else ""
-    beside = f" Blue {escape(_title(report))}, amber {escape(_title(comparison.report))}." if comparison else ""
+    beside = f" Blue {escape(report.model.title)}, amber {escape(comparison.report.model.title)}." if comparison else ""
     rows = (
         (
             row.label,
