@@ -51,7 +51,7 @@ def run(
 
 
 def _float_file(source: str, folder: Path, repository: Path, data_folder: Path | None) -> tuple[Path, str]:
-    """Return the fp32 file and its model's name; of a run it is exported and verified first."""
+    """Return the fp32 file and its model's name, of a model its newest; of a run it is exported and verified first."""
     if (Path(source) / model_file.CHECKPOINT).is_file():
         need_extra()
         from export.release import release
@@ -60,6 +60,10 @@ def _float_file(source: str, folder: Path, repository: Path, data_folder: Path |
         return version / publish.FILE, version.parent.name
     here = not Path(source).exists() and (repository / source).is_dir()
     found = model_file.find(source, repository if here else None)
+    if found.version and str(found.version) not in Path(source).parts:  # a model, not one of its versions
+        versions = sorted(model_file.versions(found.path.parents[1]), key=lambda folder: -int(folder.name))
+        files = [folder / model_file.FILE for folder in versions]
+        return next((file for file in files if read_manifest(file).precision == "fp32"), found.path), found.name
     return found.path, found.name
 
 

@@ -60,14 +60,18 @@ def find(given: str, repository: Path | None = None) -> ModelFile:
     raise SetupError(f"no model {given!r} in {root}; there are: {_names(root)}")
 
 
+def versions(folder: Path) -> list[Path]:
+    """Return the folders of a model's versions, in no order."""
+    return [entry for entry in folder.iterdir() if entry.name.isdecimal() and (entry / FILE).is_file()]
+
+
 def _at(path: Path) -> ModelFile:
     if path.is_file():
         return _named(path)
     if (path / FILE).is_file():
         return _named(path / FILE)
-    versions = [entry for entry in path.iterdir() if entry.name.isdecimal() and (entry / FILE).is_file()]
-    if versions:
-        return _named(max(versions, key=lambda entry: int(entry.name)) / FILE)
+    if found := versions(path):
+        return _named(max(found, key=lambda entry: int(entry.name)) / FILE)
     if (path / CHECKPOINT).is_file():
         raise SetupError(f"{path} is a training run; run `saccade export {path} --repository models` first")
     raise SetupError(f"{path} has neither {FILE} nor versions (1/{FILE}, 2/{FILE}, ...)")

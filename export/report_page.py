@@ -108,8 +108,8 @@ def _row(what: str, first: float, second: float) -> tuple[str, str, str, str]:
 def _calibration(report: Report, comparison: Comparison | None) -> list[str]:
     shown = [report, comparison.report] if comparison else [report]
     diagrams = [
-        f"<figure>{reliability_diagram(one.calibration.bins)}<figcaption>{escape(one.model.title)}: expected calibration "
-        f"error {percent(one.calibration.error)}</figcaption></figure>"
+        f"<figure>{reliability_diagram(one.calibration.bins)}<figcaption>{escape(one.model.title)}: expected "
+        f"calibration error {percent(one.calibration.error)}</figcaption></figure>"
         for one in shown
     ]
     return [

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -162,6 +163,19 @@ def test_reducing_twice_is_refused(made: Made, named: Named, tmp_path: Path) -> 
     """A reduced file is no reference."""
     with pytest.raises(SetupError, match="starts from a file in fp32"):
         reduce(made.path, tmp_path, named, Wanted("int8", provider="cpu"))
+
+
+def test_a_model_is_reduced_from_its_newest_in_fp32(exported: Path, made: Made, tmp_path: Path) -> None:
+    """A model whose newest version is reduced already gives the one before; a version that is named is that one."""
+    for version, path in ((1, exported), (2, exported), (10, made.path)):
+        folder = tmp_path / "models/digits" / str(version)
+        folder.mkdir(parents=True)
+        shutil.copy(path, folder / "model.onnx")
+    found = {
+        source: cli_precision._float_file(source, tmp_path, tmp_path / "models", None)[0].parent.name
+        for source in ("digits", str(tmp_path / "models/digits"), "digits/1", "digits/10")
+    }
+    assert list(found.values()) == ["2", "2", "1", "10"]
 
 
 def test_calibration_has_every_class_alike(digits: Data) -> None:
