@@ -150,8 +150,9 @@ class Server:
             partial(self.repository.refresh, settings.grace), settings.poll_seconds, name="repository"
         )
         # Threads for what takes a while (lists); nothing that waits for a model, or for a caller, is here.
-        self._control = ThreadPoolExecutor(4, thread_name_prefix="control")
-        self._changes = ThreadPoolExecutor(1, thread_name_prefix="repository")  # a change may take minutes
+        # gRPC's thread makes them, which is pinned: with its mask a model that is loaded later would have one core.
+        self._control = ThreadPoolExecutor(4, thread_name_prefix="control", initializer=cores.unpin)
+        self._changes = ThreadPoolExecutor(1, thread_name_prefix="repository", initializer=cores.unpin)  # takes minutes
         self._health = health.Health()
         self._health.set("", health.NOT_SERVING)
         deadlines = Deadlines()

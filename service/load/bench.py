@@ -160,7 +160,10 @@ class _Runner:
                 limited = row.client_limits
             return good
 
-        self._report.found = _rounded(find_max(attempt, start=start, most=most).rate)
+        found = find_max(attempt, start=start, most=most)
+        self._report.found = _rounded(found.rate)
+        if found.rate and found.missed is None:
+            self._viewer.note(f"no rate missed the objective: {most:g} calls/s is the most that was tried (--max-rate)")
         if limited:
             self._viewer.note(f"the client may have set this limit, not the server: {limited}")
 

@@ -34,6 +34,13 @@ def numbers(text: str, flag: str) -> tuple[float, ...]:
     return found
 
 
+def _callers(text: str) -> tuple[int, ...]:
+    found = tuple(int(number) for number in numbers(text, "--concurrency"))
+    if not min(found):
+        raise SetupError(f"--concurrency {text!r}: give whole numbers of callers, 1 at the least")
+    return found
+
+
 def _size(text: str) -> tuple[int, int] | None:
     if not text:
         return None
@@ -137,7 +144,7 @@ def bench(
         terms = objectives.parse(slo) if slo else ()
         if find_max and not terms:
             raise SetupError("--find-max needs an objective: --slo 'p99<50ms,errors<0.1%'")
-        callers = tuple(int(number) for number in numbers(concurrency, "--concurrency")) if concurrency else ()
+        callers = _callers(concurrency) if concurrency else ()
         rates = numbers(rate, "--rate") if rate else ()
         old = report.read(compare) if compare else None
         _check_files(csv_file, plot)
@@ -165,9 +172,9 @@ def bench(
     )
     with show.Screen(quiet=as_json) as screen:
         found = benching.run(options, screen.viewer)
-    compared = report.ratios(old, found.rows) if old else []
+    compared = report.ratios(old, found.rows) if old else None
     if as_json:
-        entry = found.to_json() | ({"compared": dict(compared)} if old else {})
+        entry = found.to_json() | ({"compared": dict(compared)} if compared is not None else {})
         sys.stdout.write(json.dumps(entry, indent=2) + "\n")
     else:
         show.print_report(found, compared)

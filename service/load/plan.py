@@ -33,6 +33,7 @@ class Load:
         core: processor that the load's process is pinned to; None for any.
         rate: open loop: calls a second, whether earlier ones are answered or not; None for a closed loop.
         arrivals: of an open loop: at random moments (poisson) or evenly.
+        first: seconds after which the first of even arrivals is due: processes that share them take turns.
         seed: of the random moments.
         images: pictures a message, for images a second.
         framing: how a stream's answers are told apart; plain ones are taken in order.
@@ -52,6 +53,7 @@ class Load:
     core: int | None = None
     rate: float | None = None
     arrivals: Arrivals = "poisson"
+    first: float = 0.0
     seed: int = 0
     images: int = 1
     framing: Framing = "plain"
@@ -79,8 +81,10 @@ class Load:
     def share(self, processes: int) -> list["Load"]:
         """Divide the load among processes; a closed loop with fewer callers than processes uses fewer."""
         if self.rate is not None:
-            part = self.rate / processes
-            return [replace(self, rate=part, seed=self.seed * 1000 + number) for number in range(processes)]
+            return [
+                replace(self, rate=self.rate / processes, first=number / self.rate, seed=self.seed * 1000 + number)
+                for number in range(processes)
+            ]
         shares = [len(range(number, self.concurrency, processes)) for number in range(processes)]
         return [replace(self, concurrency=share) for share in shares if share]
 
@@ -88,7 +92,7 @@ class Load:
         """Yield the seconds after the start at which calls of an open loop are due, without end."""
         rate = self.rate or 0.0
         if self.arrivals == "constant":
-            yield from (number / rate for number in count())
+            yield from (self.first + number / rate for number in count())
         numbers, moment = random.Random(self.seed), 0.0  # noqa: S311 - no secret
         while True:
             moment += numbers.expovariate(rate)

@@ -15,6 +15,7 @@ from service.load.plan import Load
 from service.load.scrape import ServerView
 
 PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
+_MOST_SPANS = 4
 _BUSY = 0.85
 """CPU seconds a second of a process of the client from which on it counts as the bottleneck."""
 _HALF = 0.5
@@ -172,12 +173,22 @@ class Report:
             )
 
 
+def _spans(seconds: Sequence[int]) -> str:
+    """Return rising numbers in words: `3 to 5 and 50`; where there are more than four gaps only the outermost."""
+    starts = [second for second in seconds if second - 1 not in seconds]
+    ends = [second for second in seconds if second + 1 not in seconds]
+    if len(starts) > _MOST_SPANS:
+        return f"{seconds[0]} to {seconds[-1]}, {len(seconds)} of them"
+    spans = [f"{start} to {end}" if end > start else str(start) for start, end in zip(starts, ends, strict=True)]
+    return " and ".join(spans)
+
+
 def story(outcome: Outcome) -> list[str]:
     """Return what went wrong and when, a line a status: which seconds, how many calls, the first message."""
     lines = []
     for status, count in outcome.failed.most_common():
         seconds = [second for second, window in enumerate(outcome.windows) if window.failed[status]]
-        when = f"in second {seconds[0]}" if len(seconds) == 1 else f"in seconds {seconds[0]} to {seconds[-1]}"
+        when = f"in second {seconds[0]}" if len(seconds) == 1 else f"in seconds {_spans(seconds)}"
         detail = outcome.details.get(status, "").strip().split("\n")[0]
         lines.append(f"{count} of {outcome.calls} calls {status} {when}" + (f": {detail[:160]}" if detail else ""))
     return lines

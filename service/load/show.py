@@ -87,7 +87,7 @@ class Screen:
         self._live.update(grid, refresh=True)
 
 
-def print_report(report: Report, comparison: Sequence[tuple[str, dict[str, float]]] = ()) -> None:
+def print_report(report: Report, comparison: Sequence[tuple[str, dict[str, float]]] | None = None) -> None:
     """Print the tables, what went wrong, warnings and the verdict."""
     console = Console(width=None if sys.stdout.isatty() else _WIDTH)
     console.print(f"{report.target}: {report.model}, {report.content}", markup=False, highlight=False)
@@ -99,6 +99,8 @@ def print_report(report: Report, comparison: Sequence[tuple[str, dict[str, float
         console.print(server)
     if comparison:
         console.print(comparison_table(comparison))
+    elif comparison is not None:
+        console.print("nothing is compared: the other report has none of these loads", highlight=False)
     for row in report.rows:
         for line in _remarks(row, judged=report.found is None):
             console.print(f"{row.name}: {line}", markup=False, highlight=False, soft_wrap=True)

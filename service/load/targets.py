@@ -185,7 +185,8 @@ def _oip(connection: Connection, ask: Ask) -> Prepared:
             wanted.parameters["classification"].int64_param = ask.top_k
         requests.append(message.SerializeToString())
     method = f"{_INFER}/{'ModelStreamInfer' if ask.stream else 'ModelInfer'}"
-    name = f"{metadata.name} {ask.version or max(metadata.versions, default='')}".strip()
+    newest = max(metadata.versions, key=lambda text: (len(text), text), default="")  # as numbers: 9 before 10
+    name = f"{metadata.name} {ask.version or newest}".strip()
     return Prepared(method, tuple(requests), "stream" if ask.stream else "unary", "oip", name, content)
 
 

@@ -142,6 +142,7 @@ def test_nobody_there() -> None:
         (("--slo", "p99<50"), "--slo"),
         (("--find-max",), "--slo"),
         (("--rate", "0"), "--rate"),
+        (("--concurrency", "0.5"), "--concurrency"),
         (("--size", "big"), "--size"),
         (("http://localhost:1",), "oip://"),
         (("localhost:99999",), "65535"),

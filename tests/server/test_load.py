@@ -1,5 +1,6 @@
 """The load generator against real servers."""
 
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from tests.fake_server import METHOD as FAKE
 from tests.fake_server import FakeServer
 from tests.fakes import WAIT, Job
 
+ALICE = "a" * 32
 METHOD = "/saccade.v1.ImageClassifier/Classify"
 REQUEST = pb.ClassifyRequest(
     images=[pb.Image(pixels=pb.Pixels(height=8, width=8, channels=1, data=bytes(64)))]
@@ -180,12 +182,18 @@ def test_find_max_of_a_real_server() -> None:
 
 
 def test_tls_and_token(start_server: StartServer, repository: Path, tmp_path: Path) -> None:
-    """A load reaches a server over TLS, as the client does."""
-    authority = Authority(tmp_path)
+    """A load reaches a server over TLS with a token, as the client does; without the token it is refused."""
+    authority, tokens, token = Authority(tmp_path), tmp_path / "tokens", tmp_path / "token"
+    tokens.write_text(f"alice:{ALICE}\n")
+    token.write_text(ALICE)
     pair = authority.sign("server")
-    server: Server = start_server(repository, tls_certificate=pair.certificate_file, tls_key=pair.key_file)
+    server: Server = start_server(
+        repository, tls_certificate=pair.certificate_file, tls_key=pair.key_file, tokens_file=tokens
+    )
     address = f"localhost:{server.grpc_port}"
-    connection = Connection((address,), tls_ca=authority.file)
+    connection = Connection((address,), tls_ca=authority.file, token_file=token)
     outcome = run(Load(address, METHOD, REQUEST, 2, 0.3, 0.1, connection=connection))
     assert outcome.answered > 0
     assert not outcome.failed
+    refused = run(Load(address, METHOD, REQUEST, 2, 0.3, 0.1, connection=replace(connection, token_file=None)))
+    assert set(refused.failed) == {"UNAUTHENTICATED"}

@@ -129,6 +129,14 @@ def test_search_without_a_server_says_why(fake: FakeServer) -> None:
         Bench().run(fake.address, objective=parse("p99<1s"), most=100.0, metrics_url=None)
 
 
+def test_search_that_ends_at_its_limit(fake: FakeServer) -> None:
+    """Where no rate misses the objective it is said that the limit, not the server, ended the search."""
+    quick = Bench()
+    found = quick.run(fake.address, rates=(20,), objective=parse("p99<5s"), most=40.0, metrics_url=None)
+    assert found.found == 40
+    assert "--max-rate" in quick.notes[-1]
+
+
 def test_search_without_a_server_keeps_the_rows(fake: FakeServer) -> None:
     """A search that cannot begin, after loads that were measured, is a note; their rows stay."""
     quick = Bench()

@@ -3,10 +3,13 @@
 import os
 from pathlib import Path
 
+import grpc
 import psutil
 import pytest
 
 from service.client import Client
+from service.rpc.pb.inference import extensions_pb2
+from tests.fakes import WAIT
 from tests.onnx_models import pictures, write_model
 from tests.processes import ServerProcess
 
@@ -34,6 +37,25 @@ def test_sessions_have_the_whole_mask(repository: Path) -> None:
     # Two sessions of two threads each: the second of each is ONNX Runtime's own; the main thread is a third.
     assert found.count(MASK) >= 3
     assert found.count({CORE}) >= 2
+
+
+def test_a_model_that_is_loaded_later(repository: Path) -> None:
+    """A model that a call has loaded gets the same cores: its own thread is pinned, and nothing that loads it."""
+    options = ("--pin", str(CORE), "--intra-op-threads", "2", "--poll-seconds", "0", "--allow-repository-control")
+    with ServerProcess(repository, *options) as server, grpc.insecure_channel(server.address) as channel:
+        with Client(server.address) as client:
+            client.classify(*pictures(4), model="linear")
+        before = masks(server)
+        write_model(repository / "another" / "1")
+        load = channel.unary_unary(
+            "/inference.GRPCInferenceService/RepositoryModelLoad",
+            request_serializer=extensions_pb2.RepositoryModelLoadRequest.SerializeToString,
+            response_deserializer=extensions_pb2.RepositoryModelLoadResponse.FromString,
+        )
+        load(extensions_pb2.RepositoryModelLoadRequest(model_name="another"), timeout=WAIT)
+        found = masks(server)
+    assert found.count({CORE}) == before.count({CORE}) + 1
+    assert found.count(MASK) >= before.count(MASK) + 2  # what loads, and the second of ONNX Runtime's threads
 
 
 def test_off_pins_nothing(repository: Path) -> None:

@@ -79,6 +79,23 @@ def test_no_report(tmp_path: Path, text: str) -> None:
         report.read(path)
 
 
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        ([3, 4], "3 to 4"),
+        ([3, 5], "3 and 5"),
+        ([0, 3, 4, 5, 50], "0 and 3 to 5 and 50"),
+        ([*range(1, 20, 2)], "1 to 19, 10 of them"),
+    ],
+)
+def test_story_says_all_times(seconds: list[int], words: str) -> None:
+    """A server that was gone twice is said to have been gone twice."""
+    windows = [Window(failed=Counter({"UNAVAILABLE": int(second in seconds)})) for second in range(60)]
+    assert report.story(Outcome(60.0, windows)) == [
+        f"{len(seconds)} of {len(seconds)} calls UNAVAILABLE in seconds {words}"
+    ]
+
+
 def test_story_says_when() -> None:
     """What failed is told with its seconds, its number and the server's words."""
     assert report.story(row(failed=5).outcome) == ["5 of 305 calls UNAVAILABLE in second 1: connection refused"]

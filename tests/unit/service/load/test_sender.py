@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import pytest
 
@@ -166,6 +166,13 @@ def test_poisson_moments_are_random_and_repeatable() -> None:
     mean = sum(gaps) / len(gaps)
     assert mean == pytest.approx(0.01, rel=0.03)
     assert sum((gap - mean) ** 2 for gap in gaps) / len(gaps) == pytest.approx(mean**2, rel=0.05)
+
+
+def test_shares_take_turns() -> None:
+    """Even arrivals stay even where processes share them."""
+    shares = open_loop(100, arrivals="constant").share(4)
+    moments = sorted(moment for share in shares for moment in islice(share.moments(), 2))
+    assert moments == pytest.approx([number / 100 for number in range(8)])
 
 
 def test_shares_add_up() -> None:
