@@ -345,7 +345,7 @@ class Batcher(Generic[Item, Result]):
         """Form the next batch from the head of the queue; empty: nothing waits, and the instance rests now."""
         late: list[Pending[Item, Result]] = []
 
-        def expired(request: Pending[Item, Result]) -> None:
+        def expired(request: "Pending[Item, Result]") -> None:
             self._end(request)
             late.append(request)
 

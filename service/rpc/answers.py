@@ -42,7 +42,7 @@ class Answers:
         """Return the field `classifications` as it stands in a message: for each picture key, length and content."""
         before, pack, k = self._categories, _FLOAT.pack, best.k
         written = [before[index] + pack(value) for index, value in zip(best.indices, best.probabilities, strict=True)]
-        pieces = list[bytes]()
+        pieces: list[bytes] = []
         for first in range(0, len(written), k or 1):
             content = b"".join(written[first : first + k])
             pieces += _KEY, _varint(len(content)), content

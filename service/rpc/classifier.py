@@ -55,10 +55,11 @@ class Classifier:
         """Begin Classify, or one message of ClassifyStream; `on_done` gets what fills in the answer."""
         call.id = request.id
 
-        def start(model: Model) -> Callable[[], None]:
+        # Quoted types: those of an inner function are evaluated at each call, 0.5 us each.
+        def start(model: Model) -> "Callable[[], None]":
             call.model, call.version = model.facts.name, model.facts.version
 
-            def answered(answer: Callable[[], Answer]) -> None:
+            def answered(answer: "Callable[[], Answer]") -> None:
                 on_done(lambda message: self._answers_of(model).write(answer(), request.id, message))
 
             return model.start(

@@ -28,7 +28,7 @@ def begin(repository: Repository, request: pb.ModelInferRequest, call: Call, rea
     def start(model: Model) -> Callable[[], None]:
         asked = _Asked(model, request, call)
 
-        def on_done(answer: Callable[[], Answer]) -> None:
+        def on_done(answer: "Callable[[], Answer]") -> None:
             ready(lambda: asked.response(answer))
 
         try:
