@@ -157,6 +157,14 @@ class Batcher(Generic[Item, Result]):
         return self._queue.places
 
     @property
+    def least_wait(self) -> float:
+        """Seconds below which admission refuses one item that comes now; 0 where an instance is idle.
+
+        Asked without the lock: it is a guess before the request is looked at, and admission has the last word.
+        """
+        return 0.0 if self._idle else self._predict(1, 0.0) * _CAUTION
+
+    @property
     def max_batch_size(self) -> int:
         """The most items that run together."""
         return self._costs.max_batch_size

@@ -233,6 +233,11 @@ class Model:
         return self._batcher.max_batch_size
 
     @property
+    def least_wait(self) -> float:
+        """Seconds below which no call that comes now would be answered; see service.batcher."""
+        return self._batcher.least_wait
+
+    @property
     def most_calls(self) -> int:
         """How many calls there are when the queue is full and every instance runs its largest batch."""
         return self.queue_size + self._instances * self.max_batch_size

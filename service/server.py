@@ -329,6 +329,7 @@ class Server:
 
     def _report_health(self) -> None:
         self._calls.limit = self._most_calls()
+        self._calls.answerers = [entry.model for entry in self.repository.versions() if entry.model]
         readiness = self.repository.readiness()
         overall = health.SERVING if self.ready() else health.NOT_SERVING
         report = {"": overall, **dict.fromkeys(_SERVICES, overall), RESERVED: health.SERVING}

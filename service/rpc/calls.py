@@ -6,9 +6,10 @@ Health and reflection are never refused: see service.rpc.health; reflection is n
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from functools import partial
+from functools import lru_cache, partial
+from math import inf
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 import grpc
@@ -206,6 +207,22 @@ class UnaryCall(Call):
         self.leave()
 
 
+class Answerer(Protocol):
+    """A model, as far as calls go before their message is read."""
+
+    @property
+    def least_wait(self) -> float:
+        """Seconds below which no call that comes now would be answered."""
+        ...
+
+
+@lru_cache(256)
+def _too_late(milliseconds: int) -> StatusWithDetails:
+    """Return what a call gets whose deadline is sooner than any model could answer."""
+    text = f"an answer would take {milliseconds} ms or more; the deadline is sooner"
+    return to_status(Overloaded(text, reason="deadline", retry_after=milliseconds / 1000, in_time=False))
+
+
 class Calls:
     """All unary calls of a server.
 
@@ -215,10 +232,15 @@ class Calls:
         metrics: where they are counted.
         deadlines: watches those that requests give themselves.
         access_log: log answered calls too.
+
+    Attributes:
+        answerers: the models that are served. A call whose deadline none of them could meet is refused before its
+            message is read. May be changed at any time.
     """
 
     def __init__(self, limit: int, metrics: Metrics, deadlines: Deadlines, *, access_log: bool = False) -> None:
         self.limit = limit
+        self.answerers: Sequence[Answerer] = ()
         self._metrics = metrics
         self._deadlines = deadlines
         self._access_log = access_log
@@ -248,7 +270,7 @@ class Calls:
         record = Record(method, self._metrics, access_log=self._access_log)
 
         def arrive(wire: Wire) -> None:
-            if self._refuse(wire, record, limited=limited):
+            if self._refuse(wire, record, limited=limited) or (limited and self._refuse_late(wire, record)):
                 return
             wire.receive(partial(message, wire))
 
@@ -300,6 +322,24 @@ class Calls:
             record.refuse(wire, self._full, "pool_full")
         else:
             return False
+        return True
+
+    def _refuse_late(self, wire: Wire, record: Record) -> bool:
+        """Refuse a call that no model would answer in time, whichever it asks for.
+
+        Under overload most calls are such. To read and parse them first took so long that those behind them waited for
+        gRPC's thread till their deadlines were over, unseen by admission: of 3,000 calls a second to ResNet-20 with one
+        thread, three times its peak, 547 and 405 were answered in time in two runs, and 730 and 772 since.
+        """
+        deadline = wire.deadline
+        if deadline is None or not self.answerers:
+            return False
+        left, least = max(0.0, deadline - time.monotonic()), inf
+        for answerer in self.answerers:
+            least = min(least, answerer.least_wait)
+            if least <= left:
+                return False
+        record.refuse(wire, _too_late(round(least * 1000)), "deadline")
         return True
 
     def _count(self, wire: Wire, call: UnaryCall) -> bool:

@@ -493,6 +493,19 @@ def test_deadline_in_reach(bench: Bench, left: float) -> None:
     assert bench.call(1, left=left).results() == [2]
 
 
+def test_least_wait_is_what_admission_allows(bench: Bench) -> None:
+    """One item is refused below the least wait and admitted at it; while an instance is idle there is none."""
+    assert bench.batcher.least_wait == 0
+    bench.busy(0)
+    bench.call(1, 2, 3)
+    least = bench.batcher.least_wait
+    with pytest.raises(Overloaded):
+        bench.batcher.admit(1, deadline=bench.now + least - 0.001)
+    with bench.batcher.admit(1, deadline=bench.now + least):
+        pass
+    bench.free()
+
+
 @pytest.mark.parametrize(("ahead", "seconds"), [(0, 20), (1, 30), (4, 80 + 20), (8, 160 + 20)])
 def test_prediction_counts_places(bench: Bench, ahead: int, seconds: float) -> None:
     """The predicted time counts the places that are reserved as if their items waited."""

@@ -1,6 +1,7 @@
 """Calls over a wire that is a fake: what is refused, what is answered, what is counted, in which order ever."""
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
@@ -14,6 +15,7 @@ from service.rpc import parts
 from service.rpc.calls import Call, Calls, Make, UnaryCall
 from service.rpc.deadlines import Deadlines
 from service.rpc.pb.saccade.v1 import classifier_pb2 as pb
+from service.rpc.statuses import PUSHBACK
 from service.rpc.wire import Wire
 from tests.fakes import WAIT
 
@@ -158,6 +160,42 @@ def test_no_message(raw: bytes | None) -> None:
     wire = method.arrive(FakeWire())
     wire.say(raw)
     assert (wire.code, method.begun) == (CODE.INVALID_ARGUMENT, [])
+
+
+class Model:
+    """A model that would take so many seconds."""
+
+    def __init__(self, least_wait: float) -> None:
+        self.least_wait = least_wait
+
+
+@pytest.mark.parametrize(
+    ("waits", "left", "refused"),
+    [([5.0], 1.0, True), ([5.0, 9.0], 1.0, True), ([0.1], 1.0, False), ([5.0, 0.1], 1.0, False), ([], 1.0, False)],
+)
+def test_a_deadline_that_no_model_meets(waits: list[float], left: float, *, refused: bool) -> None:
+    """A call that every model would answer too late is refused before its message is read, and told not to retry."""
+    method = Method()
+    method.calls.answerers = [Model(wait) for wait in waits]
+    wire = method.arrive(FakeWire(time.monotonic() + left))
+    assert (wire.on_message is None) is refused
+    if refused:
+        [(_, status)] = wire.ends
+        assert status is not None
+        assert (status.code, status.details) == (
+            CODE.RESOURCE_EXHAUSTED,
+            "an answer would take 5000 ms or more; the deadline is sooner",
+        )
+        assert (PUSHBACK, "-1") in status.trailing_metadata
+        labels = {"model": "", "reason": "deadline"}
+        assert method.metrics.registry.get_sample_value("saccade_refused_total", labels) == 1
+
+
+def test_no_deadline_is_always_met() -> None:
+    """A call without a deadline waits for a model however long it takes."""
+    method = Method()
+    method.calls.answerers = [Model(1e6)]
+    assert method.arrive(FakeWire()).on_message is not None
 
 
 def test_too_many() -> None:
