@@ -103,6 +103,8 @@ class Options:
     provider: ProviderChoice = "auto"
     provider_options: Mapping[Provider, ProviderOptions] = field(default_factory=dict)
     intra_op_threads: int = 0
+    cores: int = 0
+    """That its sessions share where `intra_op_threads` is 0; 0: all that the process may use."""
     max_batch_size: int = 32
     queue_size: int = 256
     queue_delay_ms: float = 0.0

@@ -69,7 +69,8 @@ def open_repository(
     options = Options(
         provider=settings.provider,
         provider_options=parse_options(settings.provider, settings.provider_options),
-        intra_op_threads=settings.intra_op_threads or max(1, threads // settings.instances),
+        intra_op_threads=settings.intra_op_threads,
+        cores=threads,
         max_batch_size=settings.max_batch_size,
         queue_size=settings.queue_size,
         queue_delay_ms=settings.queue_delay_ms,

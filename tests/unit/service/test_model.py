@@ -598,11 +598,32 @@ def test_instances_are_loaded(tmp_path: Path, metrics: Metrics) -> None:
         return _Fake(CPU, right, len(LABELS))
 
     for given in (0, 3):
-        options = Options("cpu", instances=3, intra_op_threads=given, create_session=create, available=[CPU])
+        options = Options("cpu", instances=3, intra_op_threads=given, cores=5, create_session=create, available=[CPU])
         load_model(write_model(tmp_path), "linear", 2, options, metrics).drain(0)
-    assert len(threads) == 6
-    assert threads[3:] == [3, 3, 3]
-    assert len(set(threads[:3])) == 1
+    assert threads == [1, 1, 1, 3, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "cores", "given", "expected"),
+    [(0.0, 4, 0, [4, 3]), (0.0, 2, 0, [2, 1]), (0.0, 1, 0, [1]), (0.0, 4, 4, [4]), (0.006, 4, 0, [4])],
+)
+def test_a_fast_model_leaves_a_core_to_grpc(  # noqa: PLR0917 - parametrized
+    seconds: float, cores: int, given: int, expected: list[int], tmp_path: Path, metrics: Metrics
+) -> None:
+    """A model that answers a picture within 5 ms gets a thread less than there are cores, unless threads are given."""
+    threads = list[int]()
+
+    def answer(batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        time.sleep(seconds)
+        return right(batch)
+
+    def create(_: str, sess_options: Any, **__: Any) -> _Fake:  # noqa: ANN401 - onnxruntime's
+        threads.append(sess_options.intra_op_num_threads)
+        return _Fake(CPU, answer, len(LABELS))
+
+    options = Options("cpu", intra_op_threads=given, cores=cores, create_session=create, available=[CPU])
+    load_model(write_model(tmp_path), "linear", 2, options, metrics).drain(0)
+    assert threads == expected
 
 
 def test_given_up_before_it_is_decoded(serve: Starts, busy: BusyDecoder, metrics: Metrics) -> None:
