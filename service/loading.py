@@ -40,7 +40,7 @@ a second in time by one thread, and 475 by two."""
 class Passed(NamedTuple):
     """What passed its self-test on a provider: sessions, whole manifest, what was inferred, and what was found.
 
-    `unverified` says why it is not verified; empty where it is.
+    `unverified` says why it is not verified; empty where it is. `threads` are those of each session.
     """
 
     sessions: Sequence[Session]
@@ -49,6 +49,7 @@ class Passed(NamedTuple):
     costs: dict[int, float]
     precision: Computed
     unverified: str
+    threads: int
 
 
 def check_files(path: Path) -> None:
@@ -219,7 +220,8 @@ def try_provider(path: Path, provider: Provider, options: Options, fields: Field
     costs, *_ = [session.warm_up() for session in sessions]
     threads = _threads(options)
     if provider == "cpu" and not options.intra_op_threads and threads > 1 and min(costs.values()) <= _FAST_SECONDS:
-        sessions = opened(replace(options, intra_op_threads=threads - 1))
+        threads -= 1
+        sessions = opened(replace(options, intra_op_threads=threads))
         costs, *_ = [session.warm_up() for session in sessions]
     tested, *_ = [self_test(on_pixels(session, manifest), manifest, options, precision_now) for session in sessions]
     unverified = verdicts.check(
@@ -231,7 +233,7 @@ def try_provider(path: Path, provider: Provider, options: Options, fields: Field
         allow_unverified=options.allow_unverified,
         require_verified=options.require_verified,
     )
-    return Passed(sessions, manifest, (*sessions[0].assumed, *inferred), costs, precision_now, unverified)
+    return Passed(sessions, manifest, (*sessions[0].assumed, *inferred), costs, precision_now, unverified, threads)
 
 
 def _threads(options: Options) -> int:

@@ -104,5 +104,6 @@ class _Finder:
             self._found.left_out.append(f"{name}: it cannot run the model; {explain_failure(provider, error)}")
             return None
         doubted = passed.precision in verdicts.REDUCED and passed.unverified not in {"", verdicts.NO_SAMPLES}
-        self._found.kinds.append(Kind(self._path, self._version, provider, text, passed.precision, doubted))
+        kind = Kind(self._path, self._version, provider, text, passed.precision, doubted, passed.threads)
+        self._found.kinds.append(kind)
         return passed

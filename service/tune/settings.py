@@ -26,6 +26,7 @@ class Kind:
         options: of the provider, as `--provider-options` takes them.
         precision: what it computes in.
         unverified: whether its precision has no verdict, so that only `--allow-unverified` serves it.
+        threads: among which the server shares a batch by default; 0: as many as there are cores.
     """
 
     path: Path
@@ -34,6 +35,7 @@ class Kind:
     options: str
     precision: Computed
     unverified: bool = False
+    threads: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ class Setting:
 
 
 def shapes(provider: Provider, cores: int, size: int) -> list[tuple[int, int]]:
-    """Return what (instances, threads) are tried, the server's default first.
+    """Return what (instances, threads) are tried.
 
     Those of CPUs use all cores, or are one instance with fewer threads: more threads than a small model's work is worth
     are slower than few. A GPU's instances overlap copies with work; its threads do nothing.
@@ -78,8 +80,10 @@ def shapes(provider: Provider, cores: int, size: int) -> list[tuple[int, int]]:
 
 
 def settings(kinds: Sequence[Kind], cores: int, size: int) -> list[Setting]:
-    """Return the settings to try, the server's default first: the first kind with all cores."""
-    return [Setting(kind, *shape) for kind in kinds for shape in shapes(kind.provider, cores, size)]
+    """Return the settings to try, the server's default first: the first kind in one instance."""
+    default = [Setting(kind, 1, kind.threads or cores) for kind in kinds[:1]]
+    others = [Setting(kind, *shape) for kind in kinds for shape in shapes(kind.provider, cores, size)]
+    return list(dict.fromkeys([*default, *others]))
 
 
 def flags(setting: Setting, batch: int) -> str:

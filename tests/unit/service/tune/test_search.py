@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -253,6 +254,16 @@ def test_every_core_is_used() -> None:
     assert sorted(found) == [(1, 1), (1, 2), (1, 4), (1, 8), (2, 4), (4, 2), (8, 1)]
     assert shapes("cpu", 1, 1000) == [(1, 1)]
     assert sorted(shapes("cpu", 6, 1000)) == [(1, 1), (1, 2), (1, 4), (1, 6), (3, 2), (6, 1)]
+
+
+def test_the_default_is_that_of_the_server() -> None:
+    """The server gives a fast model a thread less than there are cores: that is the default, and tried once."""
+    fast = replace(kind("cpu"), threads=3)
+    found = settings([fast], 4, 1000)
+    assert [str(each) for each in found[:2]] == ["cpu, fp32, 1 x 3 threads", "cpu, fp32, 1 x 4 threads"]
+    assert len(found) == len(shapes("cpu", 4, 1000)) + 1
+    assert settings([replace(fast, threads=4)], 4, 1000)[0] == Setting(replace(fast, threads=4), 1, 4)
+    assert len(settings([replace(fast, threads=2)], 4, 1000)) == len(shapes("cpu", 4, 1000))
 
 
 def test_instances_are_bounded() -> None:
