@@ -61,8 +61,7 @@ def _float_file(source: str, folder: Path, repository: Path, data_folder: Path |
     here = not Path(source).exists() and (repository / source).is_dir()
     found = model_file.find(source, repository if here else None)
     if found.version and str(found.version) not in Path(source).parts:  # a model, not one of its versions
-        versions = sorted(model_file.versions(found.path.parents[1]), key=lambda folder: -int(folder.name))
-        files = [folder / model_file.FILE for folder in versions]
+        files = [version / model_file.FILE for version in model_file.versions(found.path.parents[1])]
         return next((file for file in files if read_manifest(file).precision == "fp32"), found.path), found.name
     return found.path, found.name
 

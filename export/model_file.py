@@ -61,8 +61,9 @@ def find(given: str, repository: Path | None = None) -> ModelFile:
 
 
 def versions(folder: Path) -> list[Path]:
-    """Return the folders of a model's versions, in no order."""
-    return [entry for entry in folder.iterdir() if entry.name.isdecimal() and (entry / FILE).is_file()]
+    """Return the folders of a model's versions, the newest first."""
+    found = [entry for entry in folder.iterdir() if entry.name.isdecimal() and (entry / FILE).is_file()]
+    return sorted(found, key=lambda entry: int(entry.name), reverse=True)
 
 
 def _at(path: Path) -> ModelFile:
@@ -71,7 +72,7 @@ def _at(path: Path) -> ModelFile:
     if (path / FILE).is_file():
         return _named(path / FILE)
     if found := versions(path):
-        return _named(max(found, key=lambda entry: int(entry.name)) / FILE)
+        return _named(found[0] / FILE)
     if (path / CHECKPOINT).is_file():
         raise SetupError(f"{path} is a training run; run `saccade export {path} --repository models` first")
     raise SetupError(f"{path} has neither {FILE} nor versions (1/{FILE}, 2/{FILE}, ...)")

@@ -344,13 +344,16 @@ class Model:
             self._faults += 1
             self._metrics.fault()
             raise InferenceFailed("the output holds values that are not finite")
-        tops = best if k or best.rows is None else best_of(best.rows, 1)
+        if best.k or best.rows is None:
+            classes, confidences = best.indices[:: best.k], best.probabilities[:: best.k]
+        else:
+            classes, confidences = best.rows.argmax(axis=1).tolist(), best.rows.max(axis=1).tolist()
         self._metrics.answer(
             decode=decode,
             queue=outcome.queue_seconds,
             inference=outcome.run_seconds,
-            classes=tops.indices[:: tops.k],
-            confidences=tops.probabilities[:: tops.k],
+            classes=classes,
+            confidences=confidences,
         )
         return Answer(
             best,
