@@ -29,6 +29,7 @@ def train(
     batch_size: Annotated[str, typer.Option(help="Instead of the recipe's: all, or a number.", metavar="N|all")] = "",
     seed: Annotated[int | None, typer.Option(min=0, help="Instead of the recipe's.")] = None,
     start: Annotated[str, typer.Option(help="Run or weights to fine-tune.", metavar="RUN|FILE")] = "",
+    teacher: Annotated[str, typer.Option(help="Runs whose answers to learn from besides.", metavar="RUN,RUN")] = "",
     freeze: Annotated[str, typer.Option(help="Parts that stay as they are.", metavar="NAME,NAME")] = "",
     fields: Annotated[
         list[str] | None, typer.Option("--set", help="Any field of the recipe; repeatable.", metavar="FIELD=VALUE")
@@ -68,6 +69,8 @@ def train(
         saccade train resnet20-cifar10 --set data=folder --data-folder photos.zip --start runs/resnet20-cifar10
         --freeze stem,stages.0 --set body_rate=0.1
 
+        saccade train resnet20-cifar10 --teacher runs/resnet110-cifar10 --run runs/taught
+
         torchrun --nproc-per-node 2 --no-python -- saccade train resnet20-cifar10 --run runs/two
     """
     need_extra()
@@ -77,7 +80,14 @@ def train(
         _list(as_json)
         return
     _check_ways_on(repository, name, serve=serve)
-    named = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "start": start, "freeze": freeze}
+    named = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "seed": seed,
+        "start": start,
+        "teacher": teacher,
+        "freeze": freeze,
+    }
     given = [f"{name}={value}" for name, value in named.items() if value is not None and value != ""]
     chosen = settings.change(recipes.find(recipe), [*given, *(fields or [])])
     run = run or Path("runs") / chosen.name

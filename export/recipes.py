@@ -38,6 +38,9 @@ class Recipe:
         compiled: whether torch compiles the network: worth a minute's wait on GPUs, no gain on two AVX2 cores.
         patience: epochs without a better one after which it stops; 0 for never.
         start: a run's folder or a file of weights to start from; what does not fit the new classes starts anew.
+        teacher: folders of runs with commas between, whose mean answer is learned from besides, see export.teacher.
+        teacher_share: share of the loss that is the teacher's; the rest is that of the labels.
+        temperature: at which the answers are compared, from 1 up; the higher, the more the unlikely classes count.
         freeze: parts of the network that stay as they are, by the first words of their names, with commas between.
         body_rate: share of the rate for all but the last layer with weights.
         channels: 1 or 3; 0 for what the data have.
@@ -74,6 +77,9 @@ class Recipe:
     compiled: bool = False
     patience: int = 0
     start: str = ""
+    teacher: str = ""
+    teacher_share: float = 0.9
+    temperature: float = 2.0
     freeze: str = ""
     body_rate: float = 1.0
     channels: int = 0

@@ -18,6 +18,8 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "clip": (0, 1e9),
     "average": (0, 0.999999),
     "patience": (0, 1e6),
+    "teacher_share": (0, 1),
+    "temperature": (1, 100),
     "body_rate": (0, 1),
     "crop_fraction": (0.01, 1),
     "shift": (0, 1),

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from export.checkpoint import Classifier
 from export.muon import Muon, fits
 from export.processes import Processes
 from export.recipes import Recipe
+from export.teacher import Teacher
 from service import hosts
 from service.errors import SetupError
 
@@ -23,6 +25,8 @@ _AUXILIARY = 0.3
 """Weight of the loss of an auxiliary head (Szegedy and others, Going Deeper with Convolutions, 2015, section 5)."""
 _BF16 = {"amx_bf16", "avx512_bf16"}
 """Features of CPUs that multiply bf16 in hardware, as Linux names them."""
+Output = Tensor | tuple[Tensor, tuple[Tensor, ...]]
+"""Logits [N, classes], and in training those of auxiliary heads where a network has them."""
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -35,9 +39,19 @@ class Steps:
         classes: how many it tells apart.
         total: steps from the first to the last.
         processes: who else trains it.
+        teachers: trained networks that it learns from besides.
     """
 
-    def __init__(self, recipe: Recipe, model: Classifier, *, classes: int, total: int, processes: Processes) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: Classifier,
+        *,
+        classes: int,
+        total: int,
+        processes: Processes,
+        teachers: Sequence[Classifier] = (),
+    ) -> None:
         self.recipe, self.classes, self.total, self.processes, self.done = recipe, classes, total, processes, 0
         self.device = processes.device
         # Channels last: 1.2 to 1.4 times the speed of ResNet-20 on two AVX2 cores, and what tensor cores want.
@@ -46,6 +60,9 @@ class Steps:
         self.average = copy.deepcopy(self.model).requires_grad_(requires_grad=False) if recipe.average else self.model
         self.optimizer = _optimizer(recipe, self.model)
         self.type = _TYPES[precision(recipe.precision, self.device)]
+        self.teacher = (
+            Teacher(teachers, self.model, temperature=recipe.temperature, computed_in=self.type) if teachers else None
+        )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.type is torch.float16)
         network = processes.joined(self.model.network)
         self.forward = torch.compile(network) if recipe.compiled else network
@@ -62,12 +79,13 @@ class Steps:
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.learning_rate * group["share"] * share_of_rate(self.recipe, progress)
         inputs = augment(self.model.normalise(crop_and_flip(images, self.recipe)), self.recipe)
-        inputs, targets = shrink(inputs, self.recipe, progress), labels
+        targets = labels
         if self.recipe.mixup:
             inputs, targets = mix(inputs, functional.one_hot(labels, self.classes).float(), self.recipe.mixup)
+        answers = self.teacher.answers(inputs) if self.teacher else None
         with torch.autocast(self.device.type, self.type, enabled=self.type is not torch.float32):
-            output = self.forward(inputs)
-        loss = _loss(output, targets, self.recipe)
+            output = self.forward(shrink(inputs, self.recipe, progress))
+        loss = self._loss(output, targets, answers)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         if self.recipe.clip:
@@ -79,6 +97,21 @@ class Steps:
         if self.average is not self.model:
             _follow(self.average, self.model, self.recipe.average, self.done)
         return loss.detach()
+
+    def _loss(self, output: Output, targets: Tensor, answers: Tensor | None) -> Tensor:
+        """Return the mean loss of logits, and of those of auxiliary heads where a network has them in training.
+
+        `targets` are classes, int64 [N], or shares of them, float [N, classes]; `answers` a teacher's, [N, classes].
+        """
+        if not isinstance(output, Tensor):
+            logits, auxiliary = output
+            others = torch.stack([self._loss(other, targets, answers) for other in auxiliary])
+            return self._loss(logits, targets, answers) + _AUXILIARY * others.sum()
+        logits = output.float()
+        loss = _loss_of_labels(logits, targets, self.recipe)
+        if self.teacher is None or answers is None:
+            return loss
+        return loss.lerp(self.teacher.loss(logits, answers), self.recipe.teacher_share)
 
     def state(self) -> dict[str, Any]:
         """Return all that the next step depends on, the random numbers of every process included."""
@@ -105,16 +138,8 @@ class Steps:
             torch.cuda.set_rng_state(state["device_random"][self.processes.rank])
 
 
-def _loss(output: Tensor | tuple[Tensor, tuple[Tensor, ...]], targets: Tensor, recipe: Recipe) -> Tensor:
-    """Return the mean loss of logits, and of those of auxiliary heads where a network has them in training.
-
-    `targets` are classes, int64 [N], or shares of them, float [N, classes].
-    """
-    if not isinstance(output, Tensor):
-        logits, auxiliary = output
-        others = torch.stack([_loss(other, targets, recipe) for other in auxiliary])
-        return _loss(logits, targets, recipe) + _AUXILIARY * others.sum()
-    logits = output.float()
+def _loss_of_labels(logits: Tensor, targets: Tensor, recipe: Recipe) -> Tensor:
+    """Return the mean loss of logits [N, classes]; `targets` as in Steps."""
     if recipe.loss == "cross-entropy":
         return functional.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
     classes = logits.shape[1]

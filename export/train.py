@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from export import architectures, checkpoint, finetune, processes, run
+from export import architectures, checkpoint, finetune, processes, run, teacher
 from export.checkpoint import Checkpoint
 from export.data import Data, prepare
 from export.evaluate import accuracy
@@ -106,6 +106,7 @@ def _begin(recipe: Recipe, data: Data, among: Processes) -> tuple[Checkpoint, St
     among.check(recipe.batch_size)
     torch.manual_seed(recipe.seed)
     spec = input_of(recipe, data)
+    teachers = teacher.load(recipe.teacher, data.classes, spec)
     images = prepare(data.train, spec)
     mean, std = channel_statistics(images)
     architecture = architectures.find(recipe.architecture)
@@ -116,7 +117,14 @@ def _begin(recipe: Recipe, data: Data, among: Processes) -> tuple[Checkpoint, St
     start = Checkpoint(recipe, data.classes, spec, mean, std, accuracy=0.0, network=network)
     usable = len(images) - len(images) % among.count
     total = recipe.epochs * math.ceil(usable / (recipe.batch_size or usable))
-    steps = Steps(recipe, start.classifier(), classes=len(data.classes), total=total, processes=among)
+    steps = Steps(
+        recipe,
+        start.classifier(),
+        classes=len(data.classes),
+        total=total,
+        processes=among,
+        teachers=[trained.classifier() for trained in teachers],
+    )
     if among.rank:
         torch.manual_seed(recipe.seed + among.rank)  # each process changes its own pictures in its own way
     return replace(start, network=steps.average.network), steps, images
