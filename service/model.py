@@ -337,7 +337,7 @@ class Model:
             return picture[:3] == self._size and self._normalise.as_it_is
         return not isinstance(picture, bytes)
 
-    def _answer(self, outcome: Outcome[Any], k: int, decode: float) -> Answer:
+    def _answer(self, outcome: Outcome, k: int, decode: float) -> Answer:
         """Return and record what a request gets."""
         best = joined(outcome.parts, k)
         if not best.finite:

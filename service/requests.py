@@ -22,7 +22,7 @@ class Results(Protocol):
     def __getitem__(self, part: slice, /) -> Any: ...  # noqa: ANN401 - of its own kind, which a list does not say
 
 
-class Outcome(NamedTuple, Generic[Result]):
+class Outcome(NamedTuple):
     """What one request got.
 
     Attributes:
@@ -74,7 +74,7 @@ class Pending(Generic[Item, Result]):
         self.over = False  # answered, failed, or the caller left; changed under the batcher's lock, once
         self.on_done = on_done
 
-    def outcome(self) -> Outcome[Result]:
+    def outcome(self) -> Outcome:
         """Return what came of it, once `on_done` was told.
 
         Raises:

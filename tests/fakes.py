@@ -142,7 +142,7 @@ class Job(threading.Thread, Generic[Value]):
         return self._end.result(0)
 
 
-def results(outcome: Outcome[int]) -> list[int]:
+def results(outcome: Outcome) -> list[int]:
     """Return what each item of a request got."""
     return [result for part in outcome.parts for result in part]
 
@@ -169,7 +169,7 @@ class Caller:
         """Whether it is over."""
         return self._told.is_set()
 
-    def answer(self) -> Outcome[int]:
+    def answer(self) -> Outcome:
         """Return what it got, as soon as it is told."""
         assert self._told.wait(WAIT), "the request was never over"
         return self.pending.outcome()

@@ -189,10 +189,13 @@ class _Stream:
         self._end_if_done()
 
     def close_if_idle(self, idle: float) -> None:
-        """End the stream if nothing happened for so many seconds."""
+        """End the stream if nothing happened for so many seconds, or its caller took no answer for as long."""
         with self._lock:
-            busy = self._under_way or time.monotonic() - self._touched < idle
-        if not busy:
+            quiet = time.monotonic() - self._touched >= idle
+            stuck, busy = quiet and self._sending, self._under_way
+        if stuck:
+            self._wire.cancel()
+        elif quiet and not busy:
             self._end(to_status(Unavailable(f"nothing happened on this stream for {idle:g} s; open a new one")))
 
     def over(self) -> None:
@@ -253,6 +256,7 @@ class _Stream:
         message, make = ready
         settled = self._record.settle(message, make)
         raw = settled if isinstance(settled, bytes) else self._dialect.failure(message, settled).SerializeToString()
+        self._touched = time.monotonic()
         with self._lock:
             self._under_way.discard(message)
         self._wire.send(raw, self._sent)

@@ -134,6 +134,13 @@ class Wire:
         if not state.statused:
             _server._status(self._event, state, raw)
 
+    def cancel(self) -> None:
+        """End the RPC now, for a caller that takes no answers: a status would wait behind them, as long as they do.
+
+        The caller sees CANCELLED. `on_end` is told as of any end.
+        """
+        self._event.call.cancel()
+
 
 def _tell(callback: Callable[[], None]) -> None:
     """Call back; what it raises would end the polling thread, and with it the server."""

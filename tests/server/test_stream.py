@@ -2,6 +2,7 @@
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -195,6 +196,28 @@ def test_an_idle_stream_is_closed(start_server: StartServer, open_stream: OpenSt
         next(stream.call)
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     assert "0.2 s" in (caught.value.details() or "")
+
+
+def test_a_caller_that_takes_no_answers_is_left(
+    start_server: StartServer, open_stream: OpenStream, repository: Path
+) -> None:
+    """A stream whose answers nobody takes for --stream-idle seconds is cancelled, and its place is free again."""
+    server: Server = start_server(repository, stream_idle=0.3, max_streams=1)
+    stuck = open_stream(server, timeout=None)
+    # An answer repeats the id: those of 30 messages are more than gRPC takes for a caller ahead of it.
+    stuck.send(*(pb.ClassifyRequest(id="x" * 1_000_000, images=message(number).images) for number in range(30)))
+    stuck.call.initial_metadata()  # the first answer was sent
+    until = time.monotonic() + WAIT
+    while time.monotonic() < until:
+        other = open_stream(server)
+        other.send(message(1))
+        try:
+            assert other.answers(1)[0].id == "1"
+        except grpc.RpcError as refused:
+            assert refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        else:
+            return
+    pytest.fail("the place was never given back")
 
 
 def test_drain_answers_what_is_under_way(
