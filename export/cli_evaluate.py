@@ -1,6 +1,5 @@
 """The commands that look at what was made: evaluate, explain."""
 
-import importlib.util
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from service.errors import ModelRejected, SetupError
+from service.errors import ModelRejected
 from service.providers import ProviderChoice
 
 if TYPE_CHECKING:
@@ -67,12 +66,11 @@ def evaluate(
     """
     from export import evaluation, model_file
 
-    _need_packages(data)
     first, second = model_file.find(model, repository), model_file.find(compare, repository) if compare else None
     if second and second.title == first.title:
         second = replace(second, name=str(second.path), version=0)  # else nobody could tell them apart
     evaluated = evaluation.run(first, data, data_folder, split, provider=provider, progress=progress)
-    beside = evaluation.beside(evaluated, second, provider=provider, progress=progress) if second else None
+    beside = evaluation.beside(evaluated, second, data_folder, provider=provider, progress=progress) if second else None
     folder = output or Path("reports") / first.name
     text = evaluation.write(evaluated, folder, beside)
     if write_manifest:
@@ -177,9 +175,3 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task(what, total=total)
         yield lambda more: progress.advance(task, more)
-
-
-def _need_packages(data: str) -> None:
-    """Where scikit-learn is missing, which holds the digits, say which command mends it."""
-    if data == "digits" and importlib.util.find_spec("sklearn") is None:
-        raise SetupError("sklearn missing: run `pip install 'saccade[cpu,train]'`")

@@ -101,6 +101,7 @@ def train(
     elif repository is None:
         typer.echo(
             f"{run}: {trained.accuracy:.2%} of the validation split; next: saccade export {run} --repository models"
+            + (f" --data-folder {folder}" if folder else "")
         )
     if repository is not None:
         _publish(run, repository, name, folder, quiet=as_json)
@@ -141,7 +142,7 @@ def run_training(
     quiet: bool = False,
 ) -> "Checkpoint | None":
     """Train with a progress bar on the terminal; None in those of several processes that only help."""
-    from export import data, processes, progress
+    from export import data, finetune, processes, progress
     from export.train import input_of
     from export.train import train as train_by
 
@@ -155,22 +156,24 @@ def run_training(
             typer.echo(
                 f"pictures left out, as they cannot be read: {len(pictures.bad)}: {'; '.join(pictures.bad)}", err=True
             )
+        for text in finetune.doubts(recipe) if among.first else ():
+            typer.echo(f"warning: {text}", err=True)
         trained = train_by(recipe, pictures, run, told, resume=resume, among=among)
         return trained if among.first else None
 
 
 def _data_folder(recipe: "Recipe", given: Path | None, *, download: bool, quiet: bool) -> Path | None:
     """Return where the data are: as given, else data/NAME if it is there; fetch them if asked to."""
-    usual = Path("data") / recipe.data
     if download:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise SetupError("--download under torchrun would fetch once a process: run the command once without it")
         from export import progress
+        from export.data import USUAL
         from export.data.download import fetch
 
         with progress.download(quiet=quiet) as on_bytes:
-            fetch(recipe.data, given or usual, on_bytes=on_bytes)
-    return given or (usual if usual.is_dir() else None)
+            fetch(recipe.data, given or USUAL / recipe.data, on_bytes=on_bytes)
+    return given
 
 
 def _refuse_to_lose(run: Path, *, resume: bool) -> None:

@@ -74,7 +74,7 @@ def _write_pictures(test: data.Pictures, folder: Path) -> list[Path]:
     """Write the held-out pictures as PNG files named by their label and number."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for number, (encoded, label) in enumerate(zip(encode(test.images), test.labels, strict=True)):
+    for number, (encoded, label) in enumerate(zip(encode(test), test.labels, strict=True)):
         paths.append(folder / f"{label}-{number:03}.png")
         paths[-1].write_bytes(encoded)
     return paths

@@ -86,14 +86,32 @@ def run(
     return _measured(opened, source, measure.choose(source[0], split, measure.seed_of(opened.manifest)), progress)
 
 
-def beside(first: Evaluated, file: ModelFile, *, provider: str = "cpu", progress: Progress = silent) -> Comparison:
+def beside(
+    first: Evaluated,
+    file: ModelFile,
+    folder: Path | None = None,
+    *,
+    provider: str = "cpu",
+    progress: Progress = silent,
+) -> Comparison:
     """Measure a second model on the very pictures of the first.
+
+    Args:
+        first: what the first one gave.
+        file: the second model.
+        folder: of the data, as it was given to `run`.
+        provider: execution provider.
+        progress: shows how far it is.
 
     Raises:
         ModelRejected: the file cannot be served.
         SetupError: the data's classes are not the model's.
     """
-    second = _measured(measure.open_model(file, provider), first.source, first.part, progress)
+    opened, source, part = measure.open_model(file, provider), first.source, first.part
+    if part.pictures.fitted not in {None, opened.manifest.preprocessing}:  # they were read as the first one takes them
+        source = measure.load(opened.manifest, file.path, source[1], folder, seed=part.seed)
+        part = measure.choose(source[0], part.split, part.seed)
+    second = _measured(opened, source, part, progress)
     return Comparison(second.report, evaluate.mcnemar(first.right, second.right))
 
 

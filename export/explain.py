@@ -12,7 +12,7 @@ import numpy.typing as npt
 from export.data import Images
 from export.evaluate import batches
 from export.evaluation import Progress, silent
-from export.measure import BATCH, Opened, encoded
+from export.measure import BATCH, Opened
 from export.plan import FILE, Plan, read_plan
 from service import image
 from service.errors import InvalidInput, ModelRejected, SetupError
@@ -125,7 +125,7 @@ def read_picture(opened: Opened, path: Path) -> Images:
         SetupError: it cannot be read or decoded.
     """
     try:
-        return image.decode(encoded(path.read_bytes()), opened.manifest.preprocessing, max_pixels=Options().max_pixels)
+        return image.decode(path.read_bytes(), opened.manifest.preprocessing, max_pixels=Options().max_pixels)
     except OSError as error:
         raise SetupError(f"{path} cannot be read: {error.strerror}") from None
     except InvalidInput as error:

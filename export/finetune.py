@@ -5,6 +5,7 @@ from pathlib import Path
 from torch import nn
 
 from export import checkpoint, weights
+from export.recipes import Recipe
 from service.errors import SetupError
 
 SHOWN = 3
@@ -38,6 +39,21 @@ def start_from(network: nn.Module, source: str, *, training_only: tuple[str, ...
     network.load_state_dict(fitting, strict=False)
 
 
+def doubts(recipe: Recipe) -> list[str]:
+    """Return why a run may look better than it is: what it builds on was trained on pictures that it is chosen by."""
+    found = []
+    for name in filter(None, (recipe.start, *recipe.teacher.split(","))):
+        folder = _run_of(Path(name.strip()))
+        other = checkpoint.load(folder).recipe if folder else recipe
+        if other.data == recipe.data and other.seed != recipe.seed:
+            found.append(
+                f"{name.strip()} was trained by seed {other.seed} and this run splits by seed {recipe.seed}: unless these "
+                "are other pictures, or a folder says which ones to choose by, it was trained on some that this run is "
+                f"chosen by; --seed {other.seed} splits alike"
+            )
+    return found
+
+
 def head_of(network: nn.Module) -> str:
     """Return the name of the last layer with weights of its own: what maps features to classes."""
     with_weights: list[str] = [
@@ -69,9 +85,15 @@ def freeze(network: nn.Module, parts: str) -> list[nn.Module]:
 
 
 def _read(path: Path) -> weights.Weights:
-    folder = path.parent if path.name == checkpoint.FILE else path
-    if folder.is_dir() and (folder == path or path.is_file()):
+    folder = _run_of(path)
+    if folder:
         return checkpoint.load(folder).network.state_dict()
     if not path.exists():
         raise SetupError(f"start is {path}, which is not there; give a run's folder or a file of weights")
     return weights.read(path)
+
+
+def _run_of(path: Path) -> Path | None:
+    """Return the run's folder, where the path is one or its checkpoint."""
+    folder = path.parent if path.name == checkpoint.FILE else path
+    return folder if folder.is_dir() and (folder == path or path.is_file()) else None

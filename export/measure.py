@@ -107,7 +107,9 @@ def seed_of(manifest: Manifest) -> int:
     return seed if isinstance(seed, int) else 0
 
 
-def load(manifest: Manifest, path: Path, name: str = "", folder: Path | None = None) -> tuple[Data, str]:
+def load(
+    manifest: Manifest, path: Path, name: str = "", folder: Path | None = None, *, seed: int | None = None
+) -> tuple[Data, str]:
     """Return the data that a model is measured on, split as for its training, and how export.data calls them.
 
     Pictures of class folders are decoded for the model, which saves memory; those that cannot be read are left out, as
@@ -118,6 +120,7 @@ def load(manifest: Manifest, path: Path, name: str = "", folder: Path | None = N
         path: of the model, for an error.
         name: of the data set; empty: that of the model's recipe.
         folder: of the data, where they are files.
+        seed: of the split; None for that of the model's recipe.
 
     Raises:
         SetupError: nobody names the data, or they cannot be read.
@@ -126,7 +129,7 @@ def load(manifest: Manifest, path: Path, name: str = "", folder: Path | None = N
     if not name:
         raise SetupError(f"{path} does not say what it was trained on; name the data by --data")
     spec = manifest.preprocessing if name == "folder" else None
-    return data.load(name, folder, seed=seed_of(manifest), spec=spec, skip_bad=True), name
+    return data.load(name, folder, seed=seed_of(manifest) if seed is None else seed, spec=spec, skip_bad=True), name
 
 
 def choose(source: Data, split: Split | None, seed: int) -> Part:
@@ -146,7 +149,8 @@ def choose(source: Data, split: Split | None, seed: int) -> Part:
 
 def _joined(parts: list[Pictures]) -> Pictures:
     parts = [part for part in parts if len(part)]
-    return Pictures(np.concatenate([part.images for part in parts]), np.concatenate([part.labels for part in parts]))
+    images, labels = np.concatenate([part.images for part in parts]), np.concatenate([part.labels for part in parts])
+    return Pictures(images, labels, parts[0].fitted)
 
 
 def doubts(manifest: Manifest, source: Data, name: str, part: Part) -> list[str]:
@@ -235,11 +239,6 @@ def _some(names: list[str] | tuple[str, ...]) -> str:
     return ", ".join(repr(name) for name in names[:_FEW]) + more
 
 
-def encoded(picture: Images | bytes) -> bytes:
-    """Return the file that a client would send of a picture: of an array its PNG."""
-    return picture if isinstance(picture, bytes) else image.encode_png(picture)
-
-
 def pixels(pictures: Pictures, spec: Preprocessing, indices: Sequence[int]) -> Images:
     """Return the model's input, uint8 [N, height, width, channels], of the pictures at `indices`, as serving makes it.
 
@@ -249,8 +248,7 @@ def pixels(pictures: Pictures, spec: Preprocessing, indices: Sequence[int]) -> I
     rows = []
     for index in indices:
         try:
-            file = encoded(pictures.images[index])
-            rows.append(image.decode(file, spec, max_pixels=Options().max_pixels))
+            rows.append(image.decode(pictures.file(index), spec, max_pixels=Options().max_pixels))
         except InvalidInput as error:
             raise SetupError(f"picture {index} of the data {error.reason}") from None
     return np.stack(rows)

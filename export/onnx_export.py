@@ -14,8 +14,7 @@ import onnx
 import torch
 
 from export.checkpoint import Checkpoint, Trained
-from export.data import Data, Images, prepare
-from service import image
+from export.data import Data, Pictures, prepare
 from service.errors import SetupError
 from service.manifest import KEY, Evaluation, GoldenSample, Manifest, golden_sample
 
@@ -121,13 +120,13 @@ def golden_samples(checkpoint: Checkpoint, data: Data) -> tuple[GoldenSample, ..
     probabilities = checkpoint.classifier().predict(prepare(pictures, checkpoint.spec))
     return tuple(
         golden_sample(encoded, int(label), row.tolist())
-        for encoded, label, row in zip(encode(pictures.images), pictures.labels, probabilities, strict=True)
+        for encoded, label, row in zip(encode(pictures), pictures.labels, probabilities, strict=True)
     )
 
 
-def encode(images: Images) -> list[bytes]:
+def encode(pictures: Pictures) -> list[bytes]:
     """Return each picture as the PNG file that a client would send."""
-    return [image.encode_png(picture) for picture in images]
+    return [pictures.file(index) for index in range(len(pictures))]
 
 
 @contextmanager

@@ -196,7 +196,7 @@ class _Run:
         floor = TOLERANCE[self._wanted.precision]
         return tuple(
             golden_sample(
-                measure.encoded(self._deciding.pictures.images[number]),
+                self._deciding.pictures.file(number),
                 int(chosen.true[number]),
                 np.clip(chosen.probabilities[number], 0, 1).tolist(),
                 max(floor, min(1.0, NOISE * float(noise[number]))),

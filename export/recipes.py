@@ -180,7 +180,7 @@ _RESNET50_IMAGENET = Recipe(
     expected_accuracy=0.7613,
 )
 """torchvision's first recipe for this network and the accuracy that it states; not ours. All pictures are held in
-memory as they enter the network: 193 GB for ImageNet's training split."""
+memory as they enter the network, by each process: 193 GB for ImageNet's training split."""
 
 _PICTURES_SMALL = replace(
     _RESNET20_SHORT,

@@ -6,8 +6,10 @@ from pathlib import Path
 from rich.console import Console
 
 from export import checkpoint, data, explain_graph, onnx_export, plan, report, verify
+from export.data import named
 from export.publish import publish
 from export.verify import Parity
+from service.errors import SetupError
 
 
 def release(
@@ -23,7 +25,7 @@ def release(
         explain: whether explain.onnx is published beside the model.
 
     Raises:
-        SetupError: there is no run, the data cannot be read, or the repository cannot be written.
+        SetupError: there is no run, the data cannot be read or are others, or the repository cannot be written.
         ModelRejected: the file answers otherwise than the trained network; nothing is published.
     """
     trained = checkpoint.load(run)
@@ -31,6 +33,11 @@ def release(
     spec = trained.spec if recipe.data == "folder" else None
     # Training told of bad pictures, or there were none: without them the split is the same again.
     pictures = data.load(recipe.data, data_folder, seed=recipe.seed, spec=spec, skip_bad=True)
+    if pictures.classes != trained.classes:
+        raise SetupError(
+            f"{pictures.name} has {named(pictures.classes)}, and {run} was trained on {named(trained.classes)}: "
+            "give the data of the run by --data-folder"
+        )
     with Console(stderr=True).status("exporting") as status, tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         onnx_export.export_graph(trained, path)

@@ -4,7 +4,8 @@ import csv
 import importlib.metadata
 import json
 import platform
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ RECORD = "run.json"
 LOG = "log.csv"
 STATE = "state.pt"
 CURVES = "curves.svg"
+
+_DEFAULTS = {field.name: field.default for field in fields(Recipe) if field.default is not MISSING}
+"""Of a recipe's fields: a run may be older than one of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,22 +52,36 @@ class State:
 
     Attributes:
         recipe: its fields.
+        among: what else its result depends on, by name, see `surroundings`.
         steps: see export.step.Steps.state.
         epochs: those that are done.
         accuracy: of the best of them.
     """
 
     recipe: dict[str, Any]
+    among: dict[str, Any]
     steps: dict[str, Any]
     epochs: list[Epoch]
     accuracy: float
 
 
-def record(run: Path, recipe: Recipe, data: Data, processes: Processes) -> None:
-    """Write down what is trained, on what, by which versions and on what machine."""
+def begin(run: Path, recipe: Recipe, data: Data, processes: Processes) -> None:
+    """Make the folder and write down what is trained, on what, by which versions and on what machine.
+
+    Raises:
+        SetupError: it cannot be written.
+    """
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        (run / RECORD).write_text(json.dumps(_facts(recipe, data, processes), indent=2) + "\n")
+    except OSError as error:
+        raise SetupError(f"{run} cannot be written: {error.strerror}; name another folder by --run") from None
+
+
+def _facts(recipe: Recipe, data: Data, processes: Processes) -> dict[str, Any]:
     device = processes.device
     versions = {name: importlib.metadata.version(name) for name in ("saccade", "torch", "numpy", "pillow")}
-    contents = {
+    return {
         "recipe": recipe.fields(),
         "seed": recipe.seed,
         "data": {
@@ -79,7 +97,20 @@ def record(run: Path, recipe: Recipe, data: Data, processes: Processes) -> None:
         "threads": torch.get_num_threads(),
         "processes": processes.count,
     }
-    (run / RECORD).write_text(json.dumps(contents, indent=2) + "\n")
+
+
+def surroundings(data: Data, processes: Processes, teachers: Sequence[str]) -> dict[str, Any]:
+    """Return what the result of a run depends on beside its recipe, by what it is called in an error.
+
+    `teachers` are the SHA-256 sums of their files.
+    """
+    return {
+        "processes": processes.count,
+        "classes": list(data.classes),
+        "pictures to train on": len(data.train),
+        "pictures to choose by": len(data.validation),
+        "teachers": list(teachers),
+    }
 
 
 def save_state(run: Path, state: State) -> None:
@@ -102,20 +133,33 @@ def load_state(run: Path) -> State:
     except FileNotFoundError:
         raise SetupError(f"{run} holds no {STATE}, so there is nothing to resume; start without --resume") from None
     except Exception as error:  # noqa: BLE001 - torch raises whatever the bytes lead it to
-        raise SetupError(f"{path} is no state of a run: {type(error).__name__}; start without --resume") from None
+        raise SetupError(f"{path} is no state of a run: {type(error).__name__}; delete it to start anew") from None
 
 
-def check_resumed(state: State, recipe: Recipe) -> None:
+def check_resumed(state: State, recipe: Recipe, among: dict[str, Any]) -> None:
     """Refuse to go on by another recipe; only the number of epochs may change, and the rest of the schedule with it.
 
     Raises:
-        SetupError: names the fields that differ.
+        SetupError: names the fields that differ, or what else does.
     """
-    now = recipe.fields()
-    other = [name for name, value in now.items() if name != "epochs" and state.recipe.get(name, value) != value]
-    if other:
-        told = "; ".join(f"{name} was {state.recipe[name]!r} and is {now[name]!r}" for name in other)
+    told = _differences(state.recipe, recipe.fields(), but=("epochs",))
+    if told:
         raise SetupError(f"the run to resume was started by another recipe: {told}; give it the same, or another --run")
+    told = _differences(state.among, among)
+    if told:
+        raise SetupError(f"the run to resume was another one: {told}; give it the same, or start anew by another --run")
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any], but: Sequence[str] = ()) -> str:
+    """Return in words what is another value now; what was not known before had its default."""
+    other = [name for name, value in now.items() if name not in but and before.get(name, _DEFAULTS.get(name)) != value]
+    return "; ".join(f"{name} was {before.get(name, _DEFAULTS.get(name))!r} and is {now[name]!r}" for name in other)
+
+
+def stopped(epochs: Sequence[Epoch], patience: int) -> bool:
+    """Return whether none of the last `patience` epochs was better than all before them; with 0 never."""
+    reached = [epoch.accuracy for epoch in epochs]
+    return bool(patience) and len(reached) > patience and max(reached[-patience:]) <= max(reached[:-patience])
 
 
 def unfinished(run: Path) -> str:
@@ -123,8 +167,8 @@ def unfinished(run: Path) -> str:
     if not (run / STATE).is_file():
         return ""
     state = load_state(run)
-    total = state.recipe["epochs"]
-    return f"after {len(state.epochs)} of {total} epochs" if len(state.epochs) < total else ""
+    total, over = state.recipe["epochs"], stopped(state.epochs, state.recipe["patience"])
+    return f"after {len(state.epochs)} of {total} epochs" if len(state.epochs) < total and not over else ""
 
 
 def write_log(run: Path, epochs: list[Epoch]) -> None:

@@ -132,7 +132,8 @@ class Steps:
         self.average.load_state_dict(state["average"])
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"] and self.scaler.is_enabled():  # else it was stopped, or goes on, without a scaler
+            self.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["random"][self.processes.rank])
         if state["device_random"] and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["device_random"][self.processes.rank])

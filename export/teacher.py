@@ -14,8 +14,9 @@ from torch.nn import functional
 
 from export import checkpoint
 from export.checkpoint import Checkpoint, Classifier
+from export.data import named
 from service.errors import SetupError
-from service.manifest import Preprocessing
+from service.manifest import Preprocessing, sha256
 
 
 class Teacher:
@@ -63,11 +64,32 @@ class Teacher:
         return self.temperature**2 * functional.kl_div(own, answers, reduction="batchmean")
 
 
+def folders(runs: str) -> list[Path]:
+    """Return the folders of runs, given with commas between, for example `runs/a,runs/b`."""
+    return [Path(word.strip()) for word in runs.split(",") if word.strip()]
+
+
+def check(runs: str, own: Path) -> None:
+    """Refuse a run as its own teacher: its first epoch would overwrite it.
+
+    Raises:
+        SetupError: a folder is `own`.
+    """
+    for folder in folders(runs):
+        if folder.resolve() == own.resolve():
+            raise SetupError(f"teacher names {folder}, the folder of this run itself; name another by --run")
+
+
+def digests(runs: str) -> list[str]:
+    """Return the SHA-256 sum of each run's file, by which a resumed run knows its teachers."""
+    return [sha256(folder / checkpoint.FILE) for folder in folders(runs)]
+
+
 def load(runs: str, classes: tuple[str, ...], spec: Preprocessing) -> list[Checkpoint]:
-    """Return the trained networks of runs, given as their folders with commas between.
+    """Return the trained networks of runs.
 
     Args:
-        runs: for example `runs/a,runs/b`.
+        runs: see `folders`.
         classes: the student's, in order.
         spec: how a picture becomes the student's input.
 
@@ -75,28 +97,24 @@ def load(runs: str, classes: tuple[str, ...], spec: Preprocessing) -> list[Check
         SetupError: a folder holds no run; or its classes or its input are not the student's.
     """
     loaded = []
-    for name in filter(None, (word.strip() for word in runs.split(","))):
-        if not Path(name).is_dir():
+    for folder in folders(runs):
+        if not folder.is_dir():
             raise SetupError(
-                f"teacher names {name}, which is not there; train it first, or name another run's folder by --teacher"
+                f"teacher names {folder}, which is not there; train it first, or name another run's folder by --teacher"
             )
-        teacher = checkpoint.load(Path(name))
+        teacher = checkpoint.load(folder)
         if teacher.classes != classes:
             raise SetupError(
-                f"teacher {name} tells other classes apart ({_some(teacher.classes)}) than these data "
-                f"({_some(classes)}); both need the same, in the same order"
+                f"teacher {folder} was trained on {named(teacher.classes)}, and these data have {named(classes)}; "
+                "both need the same, in the same order"
             )
         if teacher.spec != spec:
             raise SetupError(
-                f"teacher {name} takes pictures as {_input(teacher.spec)}, and this run as {_input(spec)}; "
+                f"teacher {folder} takes pictures as {_input(teacher.spec)}, and this run as {_input(spec)}; "
                 "both need the same"
             )
         loaded.append(teacher)
     return loaded
-
-
-def _some(classes: tuple[str, ...]) -> str:
-    return f"{len(classes)}: {', '.join(classes[:4])}{', ...' if len(classes) > 4 else ''}"
 
 
 def _input(spec: Preprocessing) -> str:

@@ -72,21 +72,22 @@ def train(
         SetupError: recipe and data do not fit each other, or there is no such run to resume.
     """
     told, among = told or Told(), among or processes.alone()
+    teacher.check(recipe.teacher, folder)
     best, steps, images = _begin(recipe, data, among)
     pictures, labels = torch.from_numpy(images), torch.from_numpy(data.train.labels)
     if pictures.nbytes <= ON_DEVICE:
         pictures, labels = pictures.to(among.device), labels.to(among.device)
     validation = prepare(data.validation, best.spec)
     epochs: list[Epoch] = []
+    surroundings = run.surroundings(data, among, teacher.digests(recipe.teacher))
     if resume:
         state = run.load_state(folder)
-        run.check_resumed(state, recipe)
+        run.check_resumed(state, recipe, surroundings)
         steps.restore(state.steps)
         epochs, best = list(state.epochs), replace(best, accuracy=state.accuracy)
     if among.first:
-        folder.mkdir(parents=True, exist_ok=True)
-        run.record(folder, recipe, data, among)
-    while len(epochs) < recipe.epochs and not _stopped(epochs, recipe.patience):
+        run.begin(folder, recipe, data, among)
+    while len(epochs) < recipe.epochs and not run.stopped(epochs, recipe.patience):
         started = time.perf_counter()
         loss, rate = _pass(steps, pictures, labels, len(epochs), told)
         reached = accuracy(steps.average.eval().predict, validation, data.validation.labels) if among.first else 0.0
@@ -94,7 +95,8 @@ def train(
         epochs.append(Epoch(len(epochs) + 1, loss, reached, time.perf_counter() - started, rate))
         better = reached >= best.accuracy  # of equals the later one: it was trained longer, at a lower rate
         best = replace(best, accuracy=reached) if better else best
-        _keep(folder, State(recipe.fields(), steps.state(), epochs, best.accuracy), best if better else None, among)
+        state = State(recipe.fields(), surroundings, steps.state(), epochs, best.accuracy)
+        _keep(folder, state, best if better else None, among)
         told.epoch(epochs[-1])
     if among.first:
         run.draw_curves(folder, epochs, recipe.name)
@@ -104,9 +106,9 @@ def train(
 def _begin(recipe: Recipe, data: Data, among: Processes) -> tuple[Checkpoint, Steps, npt.NDArray[np.uint8]]:
     """Return the network as it starts, what trains it, and the training pictures as it takes them."""
     among.check(recipe.batch_size)
-    torch.manual_seed(recipe.seed)
     spec = input_of(recipe, data)
-    teachers = teacher.load(recipe.teacher, data.classes, spec)
+    teachers = teacher.load(recipe.teacher, data.classes, spec)  # which draws random numbers
+    torch.manual_seed(recipe.seed)
     images = prepare(data.train, spec)
     mean, std = channel_statistics(images)
     architecture = architectures.find(recipe.architecture)
@@ -126,7 +128,7 @@ def _begin(recipe: Recipe, data: Data, among: Processes) -> tuple[Checkpoint, St
         teachers=[trained.classifier() for trained in teachers],
     )
     if among.rank:
-        torch.manual_seed(recipe.seed + among.rank)  # each process changes its own pictures in its own way
+        torch.manual_seed(_bounded(recipe.seed + among.rank))  # each process changes its own pictures in its own way
     return replace(start, network=steps.average.network), steps, images
 
 
@@ -159,7 +161,8 @@ def _pass(steps: Steps, pictures: Tensor, labels: Tensor, epoch: int, told: Told
     """
     steps.train()
     among, started, seen = steps.processes, time.perf_counter(), 0
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(steps.recipe.seed * 1_000_003 + epoch))
+    generator = torch.Generator().manual_seed(_bounded(steps.recipe.seed * 1_000_003 + epoch))
+    order = torch.randperm(len(labels), generator=generator)
     order = order[: len(order) - len(order) % among.count]
     total, last_told = torch.zeros((), device=among.device), 0.0
     for batch in torch.split(order, steps.recipe.batch_size or len(order)):
@@ -180,10 +183,9 @@ def _pass(steps: Steps, pictures: Tensor, labels: Tensor, epoch: int, told: Told
     return mean, rate
 
 
-def _stopped(epochs: list[Epoch], patience: int) -> bool:
-    """Return whether none of the last `patience` epochs was better than all before them."""
-    reached = [epoch.accuracy for epoch in epochs]
-    return bool(patience) and len(reached) > patience and max(reached[-patience:]) <= max(reached[:-patience])
+def _bounded(seed: int) -> int:
+    """Return a seed as torch takes one."""
+    return seed % 2**63
 
 
 def _keep(folder: Path, state: State, better: Checkpoint | None, among: Processes) -> None:

@@ -59,7 +59,7 @@ def verify(checkpoint: Checkpoint, path: Path, validation: Pictures) -> Parity:
     Raises:
         ModelRejected: it differs by more than the limits, or is not as accurate as the network.
     """
-    images = decoded(encode(validation.images), checkpoint.spec)
+    images = decoded(encode(validation), checkpoint.spec)
     classifier = checkpoint.classifier()
     difference = compare(classifier, path, images, batch_sizes=(1, 2, LARGEST_BATCH))
     run = _session(path, LARGEST_BATCH).run

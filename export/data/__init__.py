@@ -6,12 +6,14 @@ import numpy as np
 
 from export.data import cifar, folders, idx
 from export.data.idx import read_idx
-from export.data.pictures import Data, Images, Indices, Pictures, prepare, split
+from export.data.pictures import Data, Images, Indices, Pictures, named, prepare, split
+from export.extra import need_extra
 from service.errors import SetupError
 from service.manifest import Preprocessing
 
-__all__ = ["NAMES", "Data", "Images", "Indices", "Pictures", "digits", "load", "prepare", "read_idx", "split"]
+__all__ = ["NAMES", "Data", "Images", "Indices", "Pictures", "digits", "load", "named", "prepare", "read_idx", "split"]
 
+USUAL = Path("data")
 NAMES = ("digits", "idx", "mnist", "fashion-mnist", "cifar10", "folder")
 
 _CLASSES: dict[str, tuple[str, ...]] = {
@@ -44,7 +46,7 @@ def load(
 
     Args:
         name: one of NAMES.
-        folder: where its files are; a zip file too, where they are pictures.
+        folder: where its files are; a zip file too, where they are pictures; None: data/NAME, if it is there.
         seed: of the split.
         spec: what pictures of class folders are decoded for, which saves memory where they are large; None keeps sizes.
         skip_bad: leave out pictures of class folders that cannot be read; `bad` of the data names them.
@@ -56,6 +58,7 @@ def load(
         return digits(seed)
     if name not in NAMES:
         raise SetupError(f"no data set {name!r}; there are: {', '.join(NAMES)}")
+    folder = folder or usual_folder(name)
     if folder is None:
         raise SetupError(f"the data set {name} needs --data-folder, {_FILES[name]}")
     if name in _CLASSES:
@@ -68,11 +71,18 @@ def load(
     )
 
 
+def usual_folder(name: str) -> Path | None:
+    """Return data/NAME, where `saccade train --download` puts a data set, if it is there."""
+    folder = USUAL / name
+    return folder if folder.is_dir() else None
+
+
 def digits(seed: int = 0) -> Data:
     """Return scikit-learn's built-in digits: 1,797 handwritten digits, 8x8, white on black; no download.
 
     70 % to train on, 15 % to choose by, 15 % held out, each with every class in the same share.
     """
+    need_extra("sklearn")
     from sklearn.datasets import load_digits
 
     bunch = load_digits()

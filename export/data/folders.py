@@ -1,8 +1,8 @@
 """Folders of pictures, one folder a class, on disk or in a zip file."""
 
-import math
 import os
 import zipfile
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,6 +27,9 @@ SHOWN = 3
 _APPLE = "__MACOSX"
 """What Apple's archiver adds: files that are called like pictures and are none."""
 
+_UNREADABLE = (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError)
+"""What zipfile raises of one member: broken, cut or changed, encrypted, or packed in a way that it does not know."""
+
 Picture = tuple[str, str]
 """Name of its class, and name of its file within the source."""
 
@@ -48,7 +51,7 @@ class How:
     Attributes:
         spec: what they are decoded for; None for their own size.
         skip_bad: whether bad ones are left out.
-        memory: most bytes that those decoded for `spec` may take; 0 for what this machine has.
+        memory: most bytes that those decoded for `spec` may take; 0 for what this machine has for each process.
     """
 
     spec: Preprocessing | None = None
@@ -67,6 +70,8 @@ def load(path: Path, seed: int = 0, *, name: str = "", how: How | None = None) -
     how = how or How()
     parts = _parts(path)
     classes = _classes(parts["train"])
+    if how.spec is not None:
+        _check_room(path, parts, how.spec, how.memory or _memory())
     bad: list[str] = []
     read = {part: _read(source, classes, how, bad) for part, source in parts.items()}
     if bad and not how.skip_bad:
@@ -85,7 +90,7 @@ def load(path: Path, seed: int = 0, *, name: str = "", how: How | None = None) -
 def _parts(path: Path) -> dict[str, Source]:
     """Return where each part lies: in folders or zip files of their names, or all in one place to train on."""
     if path.is_file():
-        return {"train": _zipped(path)}
+        return _zipped(path)
     if not path.is_dir():
         raise SetupError(f"{path} is not there; give the folder or zip file of class folders")
     found = {}
@@ -94,7 +99,7 @@ def _parts(path: Path) -> dict[str, Source]:
             if (path / word).is_dir():
                 found[part] = _listed(path / word)
             elif (path / f"{word}.zip").is_file():
-                found[part] = _zipped(path / f"{word}.zip")
+                found[part] = _zipped(path / f"{word}.zip", whole=True)["train"]
     return found if "train" in found else {"train": _listed(path)}
 
 
@@ -113,14 +118,33 @@ def _listed(folder: Path) -> Source:
     return Source(folder, tuple(pictures), tuple(classes), lambda name: (folder / name).read_bytes())
 
 
-def _zipped(path: Path) -> Source:
+def _zipped(path: Path, *, whole: bool = False) -> dict[str, Source]:
+    """Return where each part lies in a zip file, as in a folder; of one that is a part itself it is all `train`."""
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError) as error:
         raise SetupError(f"{path} is no zip file that can be read: {error}") from None
-    names = [name for name in sorted(archive.namelist()) if _is_picture(name)]
-    # Some zips hold everything in one more folder: a picture's class is the folder that it lies in.
-    pictures = sorted((PurePosixPath(name).parent.name, name) for name in names)
+    names = {name: PurePosixPath(name).parts for name in archive.namelist() if _is_picture(name)}
+    names = _unwrapped({name: parts for name, parts in names.items() if len(parts) > 1})  # others have no class
+    found = {} if whole else {part: _below(names, words) for part, words in PARTS.items()}
+    sources = {part: _source(path, inside, archive) for part, inside in found.items() if inside}
+    return sources if "train" in sources else {"train": _source(path, names, archive)}
+
+
+def _unwrapped(names: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """Return files with their places in a zip; some zips hold everything in one more folder, which is left out."""
+    while len({parts[0] for parts in names.values()}) == 1 and any(len(parts) > 2 for parts in names.values()):
+        names = {name: parts[1:] for name, parts in names.items() if len(parts) > 2}
+    return names
+
+
+def _below(names: dict[str, tuple[str, ...]], words: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """Return the files below folders that are called so, and their places there."""
+    return {name: parts[1:] for name, parts in names.items() if parts[0] in words and len(parts) > 2}
+
+
+def _source(path: Path, names: dict[str, tuple[str, ...]], archive: zipfile.ZipFile) -> Source:
+    pictures = sorted((parts[0], name) for name, parts in names.items())
     return Source(path, tuple(pictures), tuple(sorted({word for word, _ in pictures})), archive.read)
 
 
@@ -146,18 +170,19 @@ def _read(source: Source, classes: tuple[str, ...], how: How, bad: list[str]) ->
     if strange:
         raise SetupError(f"{source.path}: {', '.join(strange)}: no such class in the pictures to train on")
 
-    room = None if how.spec is None else _room(source, how.spec, how.memory or _memory())
+    spec = how.spec
+    room = None if spec is None else np.empty((len(source.pictures), spec.height, spec.width, spec.channels), np.uint8)
 
     def decode(index: int) -> Images | str:
         name = source.pictures[index][1]
         try:
             encoded = source.read(name)
-            if how.spec is None or room is None:
+            if spec is None or room is None:
                 return image.read(encoded, max_pixels=MAX_PIXELS)
-            decoded = image.decode(encoded, how.spec, max_pixels=MAX_PIXELS)
+            decoded = image.decode(encoded, spec, max_pixels=MAX_PIXELS)
             room[index] = decoded
             return decoded[:0]  # only that it is good is asked below
-        except (InvalidInput, OSError, zipfile.BadZipFile) as error:
+        except (InvalidInput, OSError, *_UNREADABLE) as error:
             return f"{source.path / name}: {error}"
 
     # Decoders drop the GIL: 2,000 small JPEGs take 0.55 s on one thread, the reading included.
@@ -167,24 +192,28 @@ def _read(source: Source, classes: tuple[str, ...], how: How, bad: list[str]) ->
     good = [index for index, picture in enumerate(decoded) if not isinstance(picture, str)]
     labels = np.array([number[source.pictures[index][0]] for index in good], np.int64)
     if room is not None:
-        return Pictures(room if len(good) == len(room) else room[good], labels)
+        return Pictures(room if len(good) == len(room) else room[good], labels, spec)
     return Pictures(_together([picture for picture in decoded if not isinstance(picture, str)]), labels)
 
 
-def _room(source: Source, spec: Preprocessing, memory: int) -> Images:
-    """Return where the decoded pictures go: all of them are held in memory, one byte a pixel and channel."""
-    shape = (len(source.pictures), spec.height, spec.width, spec.channels)
-    needed = math.prod(shape)
+def _check_room(path: Path, parts: dict[str, Source], spec: Preprocessing, memory: int) -> None:
+    """Refuse more pictures than can be held decoded, one byte a pixel and channel, by each process.
+
+    Where a part to choose by is yet to be split off, both parts are copies.
+    """
+    count = sum(len(source.pictures) for source in parts.values())
+    needed = count * spec.height * spec.width * spec.channels * (1 if "validation" in parts else 2)
     if needed > memory:
+        copied = "" if "validation" in parts else " (half of it while a part to choose by is split off)"
         raise SetupError(
-            f"{source.path}: {shape[0]:,} pictures of {spec.height}x{spec.width} take {needed:,} bytes of memory, "
-            f"and this machine has {memory:,}; give fewer pictures or an architecture of smaller input"
+            f"{path}: {count:,} pictures of {spec.height}x{spec.width} take {needed:,} bytes of memory{copied}, "
+            f"and this machine has {memory:,} for a process; give fewer pictures or an architecture of smaller input"
         )
-    return np.empty(shape, np.uint8)
 
 
 def _memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Return the bytes of this machine's memory that each process of a torchrun may have."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def _together(pictures: list[Images]) -> Images:

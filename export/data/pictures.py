@@ -21,17 +21,24 @@ class Pictures:
         images: uint8 [N, height, width] or [N, height, width, channels]; where their sizes differ, an array [N] of such
             pictures, each of its own size.
         labels: int64 [N].
+        fitted: what they were decoded for as serving decodes, so that nothing is left to do; None where they are whole.
     """
 
     images: Images
     labels: Indices
+    fitted: Preprocessing | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, indices: Indices) -> "Pictures":
         """Return those at `indices`."""
-        return Pictures(self.images[indices], self.labels[indices])
+        return Pictures(self.images[indices], self.labels[indices], self.fitted)
+
+    def file(self, index: int) -> bytes:
+        """Return the PNG file that a client would send of a picture; of a fitted one, a file that is fitted to it."""
+        picture = self.images[index]
+        return image.encode_png(picture if self.fitted is None else _uncropped(picture, self.fitted))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +51,11 @@ class Data:
     validation: Pictures
     test: Pictures
     bad: tuple[str, ...] = ()
+
+
+def named(classes: Sequence[str]) -> str:
+    """Return how many classes there are and the first few, for an error."""
+    return f"{len(classes)} classes ({', '.join(classes[:4])}{', ...' if len(classes) > 4 else ''})"
 
 
 def split(pictures: Pictures, shares: Sequence[float], seed: int) -> list[Pictures]:
@@ -73,6 +85,23 @@ def prepare(pictures: Pictures, spec: Preprocessing) -> Images:
     wanted = (spec.height, spec.width, spec.channels)
     if not len(pictures):
         return np.empty((0, *wanted), np.uint8)
-    if pictures.images.shape[1:] == wanted:
+    if pictures.fitted is not None:
+        if pictures.fitted != spec:
+            raise ValueError(f"pictures fitted to {pictures.fitted} cannot be fitted to {spec}. This is a bug.")
+        return pictures.images
+    if pictures.images.shape[1:] == wanted and _whole(spec) == (spec.height, spec.width):
         return pictures.images  # serving leaves such a picture as it is
     return np.stack([image.from_array(picture, spec) for picture in pictures.images])
+
+
+def _whole(spec: Preprocessing) -> tuple[int, int]:
+    """Return height and width of the picture whose middle the input is, without resizing."""
+    share = spec.crop_fraction if spec.fit == "crop" else 1.0
+    return round(spec.height / share), round(spec.width / share)
+
+
+def _uncropped(picture: Images, spec: Preprocessing) -> Images:
+    """Return a picture of which serving keeps exactly this one, with black around it where it crops."""
+    (height, width), (high, wide) = picture.shape[:2], _whole(spec)
+    upper, left = round((high - height) / 2), round((wide - width) / 2)
+    return np.pad(picture, ((upper, high - height - upper), (left, wide - width - left), (0, 0)))

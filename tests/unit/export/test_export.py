@@ -87,7 +87,7 @@ def test_golden_samples(exported: Path, digits: Data) -> None:
     samples = read_manifest(exported).golden_samples
     assert len(samples) >= 4
     assert len({sample.label for sample in samples}) == len(samples)
-    encoded = set(onnx_export.encode(digits.validation.images))
+    encoded = set(onnx_export.encode(digits.validation))
     assert all(sample.picture in encoded for sample in samples)
     assert all(sum(sample.probabilities) == pytest.approx(1, abs=1e-5) for sample in samples)
 

@@ -8,7 +8,7 @@ import torch
 
 from export import architectures, checkpoint
 from export.data import Data
-from export.finetune import freeze, head_of, start_from
+from export.finetune import doubts, freeze, head_of, start_from
 from export.run import load_state
 from export.train import train
 from service.errors import SetupError
@@ -20,6 +20,15 @@ def network(classes: int = 10, architecture: str = "lenet5") -> torch.nn.Module:
     """Return an untrained network."""
     torch.manual_seed(7)
     return architectures.find(architecture).build(1, classes)
+
+
+def test_another_split_is_doubtful(run: Path) -> None:
+    """A run that builds on one of the same data and another seed may be chosen by pictures that the other knew."""
+    assert doubts(replace(QUICK, start=str(run), teacher=str(run))) == []
+    assert doubts(replace(QUICK, data="mnist", seed=1, start=str(run))) == []
+    (text,) = doubts(replace(QUICK, seed=1, start=str(run / "checkpoint.pt")))
+    assert "seed 0" in text
+    assert len(doubts(replace(QUICK, seed=1, teacher=f"{run}, {run}"))) == 2
 
 
 @pytest.mark.parametrize(("architecture", "name"), [("lenet5", "classifier.5"), ("resnet20", "head")])

@@ -8,7 +8,6 @@ from export import measure
 from export.data import Data, Pictures
 from export.measure import Part
 from export.model_file import ModelFile
-from service import image
 from service.errors import ModelRejected, SetupError
 from service.manifest import Manifest
 from tests.onnx_models import LABELS, SPEC, pictures, probabilities, weights, write_model
@@ -51,13 +50,6 @@ def test_answers_that_are_no_numbers(tmp_path: Path) -> None:
     opened = measure.open_model(ModelFile(write_model(tmp_path, samples=0, bias=float("nan")), "linear"))
     with pytest.raises(ModelRejected, match=r"pictures 0 to 31: .* not finite"):
         measure.answers(opened, PART)
-
-
-def test_encoded_pictures_are_taken_as_they_are() -> None:
-    """A picture that is already a file is decoded as it came, not encoded again."""
-    file = image.encode_png(SHOWN[0])
-    assert measure.encoded(file) is file
-    assert np.array_equal(measure.pixels(PART.pictures, SPEC, [0])[0, :, :, 0], SHOWN[0])
 
 
 @pytest.mark.parametrize(("split", "count"), [("train", 10), ("validation", 4), ("test", 6), ("all", 20), (None, 6)])

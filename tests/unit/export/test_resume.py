@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from export.data import Data
-from export.run import Epoch, load_state, unfinished
+from export.run import Epoch, load_state, save_state, unfinished
 from export.step import Steps
 from export.train import Step, Told, train
 from service.errors import SetupError
@@ -122,6 +122,54 @@ def test_another_recipe(few: Data, whole: Path) -> None:
     """A run is not resumed by another recipe; the error names what differs."""
     with pytest.raises(SetupError, match=r"learning_rate was 0\.1 and is 0\.2"):
         train(replace(RECIPE, learning_rate=0.2), few, whole, resume=True)
+
+
+def test_other_processes(few: Data, tmp_path: Path) -> None:
+    """A run is not resumed by another number of processes, whose batches would be others."""
+    train(replace(RECIPE, epochs=1), few, tmp_path)
+    state = load_state(tmp_path)
+    save_state(tmp_path, replace(state, among=state.among | {"processes": 2}))
+    with pytest.raises(SetupError, match="processes was 2 and is 1"):
+        train(RECIPE, few, tmp_path, resume=True)
+
+
+def test_other_data(few: Data, tmp_path: Path) -> None:
+    """A run is not resumed with other pictures or classes than it began with."""
+    train(replace(RECIPE, epochs=1), few, tmp_path)
+    with pytest.raises(SetupError, match="pictures to train on was 48 and is 32"):
+        train(RECIPE, replace(few, train=few.train.take(np.arange(32))), tmp_path, resume=True)
+    with pytest.raises(SetupError, match="classes was"):
+        train(RECIPE, replace(few, classes=(*few.classes[:-1], "ten")), tmp_path, resume=True)
+
+
+def test_a_run_older_than_a_field(few: Data, tmp_path: Path) -> None:
+    """A field that a run's recipe did not have yet counts as its default when the run is resumed."""
+    train(replace(RECIPE, epochs=1), few, tmp_path)
+    state = load_state(tmp_path)
+    older = {name: value for name, value in state.recipe.items() if name != "cutout"}
+    save_state(tmp_path, replace(state, recipe=older))
+    with pytest.raises(SetupError, match="cutout was 0 and is 3"):
+        train(replace(RECIPE, cutout=3), few, tmp_path, resume=True)
+    train(RECIPE, few, tmp_path, resume=True)
+
+
+def test_ended_by_patience(few: Data, tmp_path: Path) -> None:
+    """A run that ended early, for want of a better epoch, is not taken for one that was stopped."""
+    train(replace(RECIPE, learning_rate=1e-12, patience=1), few, tmp_path)
+    assert len(load_state(tmp_path).epochs) < RECIPE.epochs
+    assert unfinished(tmp_path) == ""
+
+
+def test_a_large_seed(few: Data, tmp_path: Path) -> None:
+    """The largest seed that is taken trains."""
+    train(replace(RECIPE, epochs=1, seed=2**63 - 1), few, tmp_path)
+
+
+def test_a_folder_that_cannot_be_made(few: Data, tmp_path: Path) -> None:
+    """A run whose folder is a file is an error that says to name another."""
+    (tmp_path / "run").write_text("a file")
+    with pytest.raises(SetupError, match="name another folder by --run"):
+        train(RECIPE, few, tmp_path / "run")
 
 
 def test_nothing_to_resume(tmp_path: Path, few: Data) -> None:

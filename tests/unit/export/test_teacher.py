@@ -127,6 +127,25 @@ def test_resumed_alike(run: Path, digits: Data, tmp_path: Path) -> None:
     assert all(torch.equal(weights, expected[name]) for name, weights in resumed.network.state_dict().items())
 
 
+def test_a_run_is_not_its_own_teacher(run: Path, digits: Data) -> None:
+    """A run whose folder is its teacher's is refused before anything is overwritten."""
+    before = (run / "checkpoint.pt").read_bytes()
+    with pytest.raises(SetupError, match="the folder of this run itself"):
+        train(replace(QUICK, epochs=1, teacher=str(run)), few_of(digits), run)
+    assert (run / "checkpoint.pt").read_bytes() == before
+
+
+def test_another_teacher_under_the_same_name(digits: Data, tmp_path: Path) -> None:
+    """A run is not resumed when its teacher was trained anew in between."""
+    recipe = replace(QUICK, epochs=1, teacher=str(tmp_path / "teacher"))
+    for seed in (0, 1):
+        train(replace(QUICK, epochs=1, seed=seed), few_of(digits), tmp_path / "teacher")
+        if not seed:
+            train(recipe, few_of(digits), tmp_path / "run")
+    with pytest.raises(SetupError, match="teachers was"):
+        train(replace(recipe, epochs=2), few_of(digits), tmp_path / "run", resume=True)
+
+
 def test_no_such_teacher(trained: Checkpoint) -> None:
     """A run that is not there is an error with its name and with what to do."""
     with pytest.raises(SetupError, match=r"runs/none.*not there; train it first"):
@@ -135,7 +154,7 @@ def test_no_such_teacher(trained: Checkpoint) -> None:
 
 def test_other_classes(run: Path, trained: Checkpoint) -> None:
     """A teacher of other classes, or of the same in another order, is refused."""
-    with pytest.raises(SetupError, match=r"other classes.*10: 0, 1, 2, 3, \.\.\..*10: 9, 8"):
+    with pytest.raises(SetupError, match=r"10 classes \(0, 1, 2, 3, \.\.\.\), and .* 10 classes \(9, 8"):
         teacher.load(str(run), trained.classes[::-1], trained.spec)
 
 
