@@ -47,9 +47,9 @@ def doubts(recipe: Recipe) -> list[str]:
         other = checkpoint.load(folder).recipe if folder else recipe
         if other.data == recipe.data and other.seed != recipe.seed:
             found.append(
-                f"{name.strip()} was trained by seed {other.seed} and this run splits by seed {recipe.seed}: unless these "
-                "are other pictures, or a folder says which ones to choose by, it was trained on some that this run is "
-                f"chosen by; --seed {other.seed} splits alike"
+                f"{name.strip()} was trained by seed {other.seed}, and this run splits by seed {recipe.seed}: unless "
+                "these are other pictures, or a folder says which ones to choose by, it was trained on some that this "
+                f"run is chosen by; --seed {other.seed} splits alike"
             )
     return found
 
