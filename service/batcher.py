@@ -13,7 +13,7 @@ from math import inf
 from types import TracebackType
 from typing import Any, Generic, NamedTuple, Self, TypeAlias
 
-from service.costs import Costs
+from service.costs import FORGET_SECONDS, Costs
 from service.errors import DeadlineExceeded, InferenceFailed, InvalidInput, Overloaded, Unavailable
 from service.requests import Item, Pending, Queue, Result, Results, Slice
 
@@ -143,6 +143,8 @@ class Batcher(Generic[Item, Result]):
         self._under_way = 0  # requests admitted and not yet over
         self._usual = 0  # items of the last batch; 0 while nothing runs
         self._gathering: _Instance[Item, Result] | None = None  # the one that waits for its batch to fill
+        self._gathers_until = 0.0
+        self._refused: float | None = None  # since when an idle batcher refuses all that comes
         self._draining = self._closed = False
         self._instances: list[_Instance[Item, Result]] = [_Instance(run) for run in runs]
         self._idle = list(self._instances)
@@ -158,11 +160,11 @@ class Batcher(Generic[Item, Result]):
 
     @property
     def least_wait(self) -> float:
-        """Seconds below which admission refuses one item that comes now; 0 where an instance is idle.
+        """Seconds below which admission refuses one item that comes now; 0 where an instance is idle, or all ended.
 
         Asked without the lock: it is a guess before the request is looked at, and admission has the last word.
         """
-        return 0.0 if self._idle else self._predict(1, 0.0) * _CAUTION
+        return 0.0 if self._idle or self._closed else self._predict(1, 0.0) * _CAUTION
 
     @property
     def max_batch_size(self) -> int:
@@ -224,6 +226,7 @@ class Batcher(Generic[Item, Result]):
         for instance in self._instances:
             instance.thread.join()
             instance.run = _stopped  # gives the session's memory back, whoever still holds this batcher
+        self._on_thread = lambda _: None  # likewise
 
     # What a ticket calls.
 
@@ -248,7 +251,7 @@ class Batcher(Generic[Item, Result]):
                 raise Unavailable("the model was stopped; try another server")
             ticket.used = True
             self._queue.add(entry)
-            instance = self._awaken()
+            instance = self._awaken(entry.deadline)
             if instance is None:
                 return entry
             here = alone and self._is_short(len(items))
@@ -261,10 +264,16 @@ class Batcher(Generic[Item, Result]):
             self._look_later(instance, put_off, 0)
         return entry
 
-    def _awaken(self) -> _Instance[Item, Result] | None:
-        """Return an idle instance that is to run what waits, if there is one and none gathers."""
+    def _awaken(self, deadline: float | None = None) -> _Instance[Item, Result] | None:
+        """Return an idle instance that is to run what waits, if there is one and none gathers.
+
+        One that gathers goes on at once where its batch is full, or a request came whose `deadline` will not wait.
+        """
         if self._gathering is not None:
-            if self._queue.started >= self.max_batch_size:
+            if (
+                self._queue.started >= self.max_batch_size
+                or self._latest(deadline, self._clock()) < self._gathers_until
+            ):
                 self._gathering.full.release()
                 self._gathering = None
             return None
@@ -338,10 +347,13 @@ class Batcher(Generic[Item, Result]):
         with self._lock:
             if not self._queue or self._closed or self._gathering or self._queue.started >= self.max_batch_size:
                 return
-            left = self._queue.oldest.queued + self._queue_delay - self._clock()
-            if left <= 0 or self._under_way <= 1:
+            now = self._clock()
+            until = self._queue.oldest.queued + self._queue_delay
+            until = min(until, *(self._latest(entry.deadline, now) for entry in self._queue.all()))
+            if until <= now or self._under_way <= 1:
                 return
-            self._gathering = instance
+            self._gathering, self._gathers_until = instance, until
+            left = until - now
         if not instance.full.acquire(timeout=left):
             with self._lock:
                 if self._gathering is instance:
@@ -389,6 +401,7 @@ class Batcher(Generic[Item, Result]):
         _share_out(batch, results)
         with self._lock:
             self._costs.learn(size, ended - started, ended)
+            self._refused = None
             finished = self._ended(batch, size, ended)
         for entry in finished:
             entry.tell()
@@ -443,13 +456,33 @@ class Batcher(Generic[Item, Result]):
             )
         # Waits are predicted on a busy machine, and under overload all that is admitted just fits: at three times the
         # capacity a quarter of the answers was a few milliseconds late with 1.1, and none with 1.25.
-        if wait * (1.0 if self._idle else _CAUTION) > left:
+        if wait * (1.0 if self._idle else _CAUTION) > left and not self._tries():
             raise Overloaded(
                 f"an answer would take {wait * 1000:.1f} ms; the deadline leaves {left * 1000:.1f} ms",
                 reason="deadline",
                 retry_after=wait,
                 in_time=False,
             )
+
+    def _tries(self) -> bool:
+        """Return whether a request is admitted that is predicted to be late: nothing ran for long, all was refused.
+
+        Where a prediction is wrong nothing else would set it right: what never runs is never learned of. Warm-up
+        measures once, perhaps just while another version took all cores.
+        """
+        if self._under_way:
+            return False
+        now = self._clock()
+        if self._refused is None:
+            self._refused = now
+        if now - self._refused < FORGET_SECONDS:
+            return False
+        self._refused = None
+        return True
+
+    def _latest(self, deadline: float | None, now: float) -> float:
+        """Return when a full batch must begin to be in time for a deadline."""
+        return inf if deadline is None else deadline - self._costs.of(self.max_batch_size, now) * _CAUTION
 
     def _is_short(self, count: int) -> bool:
         return (

@@ -5,7 +5,7 @@ from math import ceil, inf
 
 _WEIGHT = 0.2
 """Weight of the newest batch in the cost of its bucket: five batches forget two thirds of an old load."""
-_FORGET_SECONDS = 5.0
+FORGET_SECONDS = 5.0
 """A bucket that did not run for so long costs what it did at warm-up: after one slow batch everything could be refused,
 so that nothing would ever run and be learned from."""
 
@@ -28,7 +28,7 @@ class Costs:
     def of(self, size: int, now: float) -> float:
         """Return the seconds that a batch of `size` takes, by the bucket that holds it."""
         bucket = self._buckets[size]
-        remembered = 1 - (now - self._when[bucket]) / _FORGET_SECONDS
+        remembered = 1 - (now - self._when[bucket]) / FORGET_SECONDS
         seconds = self._at_warm_up[bucket]
         return seconds + self._learned[bucket] * remembered if remembered > 0 else seconds
 
@@ -57,8 +57,12 @@ class Costs:
         return self.of(size + more, now) > self.of(size, now)
 
     def learn(self, size: int, seconds: float, now: float) -> None:
-        """Move the cost of a bucket towards what a batch just took."""
+        """Move the cost of a bucket towards what a batch just took.
+
+        One that took less than half of it at warm-up says that warm-up was disturbed: half a bucket takes no less.
+        """
         bucket = self._buckets[size]
+        self._at_warm_up[bucket] = min(self._at_warm_up[bucket], 2 * seconds)
         known = self.of(size, now)
         self._learned[bucket] = known + _WEIGHT * (seconds - known) - self._at_warm_up[bucket]
         self._when[bucket] = now

@@ -13,6 +13,9 @@ Decoded = TypeVar("Decoded")
 
 _WEIGHT = 0.1
 """Weight of the newest picture in the seconds of its size class."""
+_FORGET_SECONDS = 5.0
+"""After so long without a picture a size class counts nothing again: a small file may be a large picture, and after one
+of them all of its size could be refused, so that none would ever be decoded and learned from."""
 
 
 class Decoder:
@@ -21,18 +24,24 @@ class Decoder:
     Args:
         threads: as many as cores.
         initializer: called first by each thread.
+        clock: seconds.
     """
 
-    def __init__(self, threads: int, initializer: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, threads: int, initializer: Callable[[], None] = lambda: None, clock: Callable[[], float] = monotonic
+    ) -> None:
         self._threads = threads
+        self._clock = clock
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode", initializer=initializer)
         self._lock = threading.Lock()
         self._ahead = 0.0  # predicted seconds of all that was handed in and is not done
-        self._seconds: dict[int, float] = {}  # a picture, by the bit length of its bytes
+        # By the bit length of a picture's bytes: the seconds that it takes, and when the last one was decoded.
+        self._seconds: dict[int, tuple[float, float]] = {}
 
     def predict(self, sizes: Sequence[int]) -> float:
         """Return the seconds until pictures of so many bytes would be decoded; a size never seen counts nothing."""
-        own = sum(self._cost(size) for size in sizes)
+        now = self._clock()
+        own = sum(self._cost(size, now) for size in sizes)
         return self._ahead / self._threads + own / min(self._threads, max(1, len(sizes)))
 
     def submit(
@@ -49,14 +58,15 @@ class Decoder:
             on_done: told once, by the thread that ended last.
         """
         work = Work[Decoded](len(sizes))
-        costs = [self._cost(size) for size in sizes]
+        now = self._clock()
+        costs = [self._cost(size, now) for size in sizes]
         with self._lock:
             self._ahead += sum(costs)
 
         def one(number: int) -> None:
-            started = monotonic()
+            started = self._clock()
             last = work.run(number, decode)
-            self._learn(sizes[number], costs[number], None if work.failed else monotonic() - started)
+            self._learn(sizes[number], costs[number], None if work.failed else self._clock() - started)
             if last:
                 on_done(work)
 
@@ -67,15 +77,17 @@ class Decoder:
         """Let the threads go when they have done what was handed in."""
         self._pool.shutdown(wait=False)
 
-    def _cost(self, size: int) -> float:
-        return self._seconds.get(size.bit_length(), 0.0)
+    def _cost(self, size: int, now: float) -> float:
+        seconds, when = self._seconds.get(size.bit_length(), (0.0, now))
+        return seconds if now - when < _FORGET_SECONDS else 0.0
 
     def _learn(self, size: int, predicted: float, seconds: float | None) -> None:
         with self._lock:
             self._ahead = max(0.0, self._ahead - predicted)
             if seconds is not None:
-                known = self._seconds.setdefault(size.bit_length(), seconds)
-                self._seconds[size.bit_length()] = known + _WEIGHT * (seconds - known)
+                now = self._clock()
+                known = self._seconds[size.bit_length()][0] if predicted else seconds
+                self._seconds[size.bit_length()] = known + _WEIGHT * (seconds - known), now
 
 
 class Work(Generic[Decoded]):

@@ -60,7 +60,7 @@ class Repository:
         self.expected = self._versions.expected
 
     def on_change(self, changed: Callable[[], None]) -> None:
-        """Have `changed` called when another model is there, is served or is not served any more."""
+        """Have `changed` called when another model or version is there, is served or is not served any more."""
         self._switch.changed = changed
 
     def scan(self) -> None:

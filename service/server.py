@@ -40,6 +40,7 @@ from service.security import Security
 from service.session import check_runtime
 from service.signals import StopSignals
 from service.switch import Load
+from service.versions import State
 from service.watched import Watch
 
 BUNDLED = Path(__file__).parent / "bundled/models"
@@ -330,7 +331,8 @@ class Server:
 
     def _report_health(self) -> None:
         self._calls.limit = self._most_calls()
-        self._calls.answerers = [entry.model for entry in self.repository.versions() if entry.model]
+        versions = self.repository.versions()
+        self._calls.answerers = [entry.model for entry in versions if entry.model and entry.state is State.READY]
         readiness = self.repository.readiness()
         overall = health.SERVING if self.ready() else health.NOT_SERVING
         report = {"": overall, **dict.fromkeys(_SERVICES, overall), RESERVED: health.SERVING}

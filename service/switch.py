@@ -40,7 +40,7 @@ class Switch:
         check: looks at a file before the version whose place it takes is let go.
 
     Attributes:
-        changed: told when another model is there, is served or is not served any more.
+        changed: told when another model or version is there, is served or is not served any more.
         stopped: begin no further load.
     """
 
@@ -64,7 +64,7 @@ class Switch:
         self._check = check
         self.changed: Callable[[], None] = lambda: None
         self.stopped = False
-        self._told: tuple[dict[str, bool], dict[str, bool]] = {}, {}
+        self._told: tuple[dict[str, bool], dict[str, bool], list[Model | None]] = {}, {}, []
 
     def settle(self, name: str, found: Found, seconds: float, *, again: bool = False) -> None:
         """Serve the highest versions that pass, as many as are kept, and let the others go.
@@ -202,6 +202,7 @@ class Switch:
         for entry in others:
             if entry.model is not None:
                 self._versions.put(replace(entry, state=State.DRAINING))
+        self._tell(name)
         self._drop(others, seconds)
 
     def _drop(self, entries: list[Version], seconds: float) -> None:
@@ -212,7 +213,8 @@ class Switch:
     def _tell(self, name: str) -> None:
         readiness = self._versions.readiness()
         self._metrics.model_ready(name, ready=readiness.get(name, False))
-        told = readiness, self._versions.expected()
+        serving = [entry.model for entry in self._versions.all() if entry.state is State.READY]
+        told = readiness, self._versions.expected(), serving
         if told != self._told:
             self._told = told
             self.changed()

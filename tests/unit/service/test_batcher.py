@@ -534,7 +534,7 @@ def test_prediction_forgets_the_batch_that_ran(bench: Bench) -> None:
     assert bench.predicted(1) == 20
 
 
-@pytest.mark.parametrize(("seconds", "cost"), [(70.0, 30.0), (0.0, 16.0)])
+@pytest.mark.parametrize(("seconds", "cost"), [(70.0, 30.0), (10.0, 18.0)])
 def test_prediction_follows_what_batches_take(bench: Bench, seconds: float, cost: float) -> None:
     """What a batch took moves the cost of its bucket, so that the next request is predicted by it."""
     bench.seconds = seconds
@@ -543,6 +543,25 @@ def test_prediction_follows_what_batches_take(bench: Bench, seconds: float, cost
     bench.batches[0].end()
     bench.begun()
     assert bench.predicted(4) == pytest.approx(cost + 80)
+
+
+def test_what_refuses_everything_is_tried(bench: Bench) -> None:
+    """Where nothing ran for five seconds as all was refused, one request is admitted; its batch sets costs right."""
+    bench.seconds = 4.0  # not 20, as warm-up measured
+    for _ in range(2):
+        with pytest.raises(Overloaded):
+            bench.call(0, left=10)
+        bench.now += 2
+    with pytest.raises(Overloaded):
+        bench.call(0, left=10)
+    bench.now += 1
+    call = bench.call(1, left=10)
+    with pytest.raises(Overloaded):
+        bench.call(0, left=10)  # one at a time
+    bench.begun().end()
+    assert call.results() == [2]
+    bench.free()
+    assert bench.call(3, left=10).results() == [6]
 
 
 @two

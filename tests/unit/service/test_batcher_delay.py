@@ -20,14 +20,18 @@ class Delayed:
         delay: the queue delay in seconds.
         direct: whether batches may run on the thread that brings them.
         instances: of the model.
+        cost: seconds that each batch is predicted to take.
+        most: items of the largest batch.
     """
 
-    def __init__(self, delay: float, *, direct: bool = False, instances: int = 1) -> None:
+    def __init__(
+        self, delay: float, *, direct: bool = False, instances: int = 1, cost: float = 0.0, most: int = 2
+    ) -> None:
         self.batches = list[list[int]]()
         self.hold: Callable[[list[int]], object] = lambda _: None  # called with the items of a batch that runs
         self.batcher: Batcher[int, int] = Batcher(
             [self._run] * instances,
-            costs={1: 0.0, 2: 0.0},
+            costs=dict.fromkeys((1, 2, most), cost),
             queue_size=8,
             queue_delay=delay,
             direct=float(direct),
@@ -38,9 +42,10 @@ class Delayed:
         self.hold(list(items))
         return double(items)
 
-    def start(self, *items: int, alone: bool = False) -> Caller:
-        """Admit and start a request."""
-        with self.batcher.admit(len(items)) as ticket:
+    def start(self, *items: int, alone: bool = False, left: float | None = None) -> Caller:
+        """Admit and start a request, with a deadline in so many seconds if they are given."""
+        deadline = None if left is None else time.monotonic() + left
+        with self.batcher.admit(len(items), deadline=deadline) as ticket:
             return self.use(ticket, *items, alone=alone)
 
     def use(self, ticket: Ticket[int, int], *items: int, alone: bool = False) -> Caller:
@@ -126,6 +131,24 @@ def test_unused_ticket_is_company_no_more(delayed: Delayed) -> None:
     with delayed.batcher.admit(1):
         pass
     assert delayed.start(1).results() == [2]
+
+
+@options(cost=10.0)
+def test_no_delay_beyond_a_deadline(delayed: Delayed) -> None:
+    """A request waits for others no longer than its deadline leaves beside what its batch takes."""
+    with delayed.batcher.admit(1):
+        assert delayed.start(1, left=12.4).results() == [2]
+
+
+@options(cost=10.0, most=4)
+def test_a_deadline_ends_the_wait_of_others(delayed: Delayed) -> None:
+    """Where a request comes whose deadline cannot wait, what gathered runs at once, and it with them."""
+    with delayed.batcher.admit(1) as first, delayed.batcher.admit(1):
+        call = delayed.use(first, 1)
+        delayed.gathering()
+        assert delayed.start(2, left=13).results() == [4]
+    assert call.results() == [2]
+    assert delayed.batches == [[1, 2]]
 
 
 @options(delay=SHORT)

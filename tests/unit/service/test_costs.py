@@ -22,12 +22,21 @@ def test_largest_bucket_is_the_largest_batch() -> None:
     assert Costs(SECONDS).max_batch_size == 4
 
 
-@pytest.mark.parametrize(("seconds", "cost"), [(130.0, 90.0), (0.0, 64.0), (80.0, 80.0)])
+@pytest.mark.parametrize(("seconds", "cost"), [(130.0, 90.0), (50.0, 74.0), (80.0, 80.0)])
 def test_learning(seconds: float, cost: float) -> None:
     """What a batch took moves the cost of its bucket by a fifth of the difference, and no other bucket's."""
     costs = Costs(SECONDS)
     costs.learn(3, seconds, NOW)
     assert [costs.of(size, NOW) for size in (1, 2, 3, 4)] == pytest.approx([20, 30, cost, cost])
+
+
+def test_a_disturbed_warm_up() -> None:
+    """A batch that takes less than half of its bucket at warm-up halves the rest of what is known, for good."""
+    costs = Costs(SECONDS)
+    costs.learn(4, 15.0, NOW)
+    assert costs.of(4, NOW) == pytest.approx(30 + 0.2 * (15 - 30))
+    assert costs.of(4, NOW + 60) == 30
+    assert costs.of(2, NOW) == 30
 
 
 def test_learning_leaves_what_was_given() -> None:

@@ -12,7 +12,7 @@ from tests.fakes import WAIT
 SMALL, LARGE = 100, 1000  # bytes of two size classes
 
 Decode = Callable[[int], int]
-MakeDecoder = Callable[[int], Decoder]
+MakeDecoder = Callable[..., Decoder]
 
 
 class Told:
@@ -54,8 +54,8 @@ def make() -> Iterator[MakeDecoder]:
     """Return what makes a decoder of so many threads; all are closed in the end."""
     decoders = []
 
-    def make_one(threads: int) -> Decoder:
-        decoders.append(Decoder(threads))
+    def make_one(threads: int, clock: Callable[[], float] = time.monotonic) -> Decoder:
+        decoders.append(Decoder(threads, clock=clock))
         return decoders[-1]
 
     yield make_one
@@ -227,10 +227,10 @@ def test_prediction_shares_threads(make: MakeDecoder, count: int, share: float) 
     assert decoder.predict([SMALL] * count) == pytest.approx(share * known)
 
 
-def test_prediction_by_size_class(make: MakeDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prediction_by_size_class(make: MakeDecoder) -> None:
     """Pictures of as many bits of bytes are predicted alike, by what such a picture took and no other."""
-    decoder, now = make(1), [0.0]
-    monkeypatch.setattr(module, "monotonic", lambda: now[0])
+    now = [0.0]
+    decoder = make(1, lambda: now[0])
 
     def take(seconds: float) -> Decode:
         def decode(number: int) -> int:
@@ -239,16 +239,16 @@ def test_prediction_by_size_class(make: MakeDecoder, monkeypatch: pytest.MonkeyP
 
         return decode
 
-    submit(decoder, take(2.0), size=64).work()
-    submit(decoder, take(5.0), size=128).work()
-    assert [decoder.predict([size]) for size in (63, 64, 127, 128, 255, 256)] == [0, 2, 2, 5, 5, 0]
-    assert decoder.predict([64, 128, 256]) == 7
+    submit(decoder, take(1.0), size=64).work()
+    submit(decoder, take(2.0), size=128).work()
+    assert [decoder.predict([size]) for size in (63, 64, 127, 128, 255, 256)] == [0, 1, 1, 2, 2, 0]
+    assert decoder.predict([64, 128, 256]) == 3
 
 
-def test_learning(make: MakeDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_learning(make: MakeDecoder) -> None:
     """A size class takes what its first picture took, moved by a tenth of the difference by each later one."""
-    decoder, now, seconds = make(1), [0.0], iter([2.0, 12.0, 3.0])
-    monkeypatch.setattr(module, "monotonic", lambda: now[0])
+    now, seconds = [0.0], iter([2.0, 12.0, 3.0])
+    decoder = make(1, lambda: now[0])
 
     def decode(number: int) -> int:
         now[0] += next(seconds)
@@ -259,6 +259,22 @@ def test_learning(make: MakeDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
         submit(decoder, decode).work()
         predicted.append(decoder.predict([SMALL]))
     assert predicted == pytest.approx([2.0, 3.0, 3.0])
+
+
+def test_forgetting(make: MakeDecoder) -> None:
+    """A size class of which none came for five seconds counts nothing: one slow picture refuses no others for good."""
+    now = [0.0]
+    decoder = make(1, lambda: now[0])
+
+    def decode(number: int) -> int:
+        now[0] += 2.0
+        return number
+
+    submit(decoder, decode).work()
+    now[0] += 4.9
+    assert decoder.predict([SMALL]) == 2
+    now[0] += 0.1
+    assert decoder.predict([SMALL]) == 0
 
 
 def test_failures_teach_nothing(make: MakeDecoder) -> None:

@@ -69,6 +69,20 @@ def test_new_version(repository: Repository, lay: Lay, loads: Loads) -> None:
     assert (served(repository, "a"), served(repository, "a", "1")) == ("a/2", "a/1")
 
 
+def test_each_change_of_what_serves_is_told(repository: Repository, lay: Lay) -> None:
+    """Whoever listens hears of each version that takes over, and of one that is let go before it is drained."""
+    heard: list[list[str]] = []
+
+    def listen() -> None:
+        ready = [entry for entry in repository.versions() if entry.name == "a" and entry.state is State.READY]
+        heard.append([f"{entry.version}" for entry in ready])
+
+    repository.on_change(listen)
+    lay("a/2", "a/3")
+    repository.load("a", 1.0)
+    assert heard == [["3", "1"], ["3", "2", "1"], ["3", "2"]]
+
+
 def test_no_longer_kept(repository: Repository, lay: Lay) -> None:
     """A version beyond those that are kept is drained and let go, once the newer ones are served."""
     oldest = cast("FakeModel", repository.find("a", "1"))
