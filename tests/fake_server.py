@@ -22,17 +22,27 @@ class FakeServer:
         stall_at: number of the call that is held, the first is 0; None for none.
         stall: seconds that it is held.
         answer: bytes of every answer.
+        method: full path of the one method that it has.
+        threads: calls that it works off at a time.
     """
 
     def __init__(
-        self, service: float = 0.0, *, stall_at: int | None = None, stall: float = 0.0, answer: bytes = b""
+        self,
+        service: float = 0.0,
+        *,
+        stall_at: int | None = None,
+        stall: float = 0.0,
+        answer: bytes = b"",
+        method: str = METHOD,
+        threads: int = 1,
     ) -> None:
         self._service, self._stall_at, self._stall, self._answer = service, stall_at, stall, answer
         self.calls, self._free = 0, 0.0
-        self.begun = threading.Event()
-        self._server = grpc.server(ThreadPoolExecutor(1))
+        self.begun, self._stopped = threading.Event(), threading.Event()
+        self._server = grpc.server(ThreadPoolExecutor(threads))
         unary: Any = grpc.unary_unary_rpc_method_handler(self._unary)
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("fake", {"Unary": unary}),))
+        _, service_name, name = method.split("/")
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service_name, {name: unary}),))
         self.port = self._server.add_insecure_port("127.0.0.1:0")
         self.address = f"127.0.0.1:{self.port}"
 
@@ -47,13 +57,14 @@ class FakeServer:
 
     def stop(self) -> None:
         """End at once."""
+        self._stopped.set()
         self._server.stop(None).wait(WAIT)
 
     def _unary(self, _request: bytes, _context: grpc.ServicerContext) -> bytes:
         number, self.calls = self.calls, self.calls + 1
         self.begun.set()
         if number == self._stall_at:
-            time.sleep(self._stall)
+            self._stopped.wait(self._stall)
         elif self._service:
             now = time.monotonic()
             begins = self._free if now - self._free < self._service else now  # a moment ago it was busy

@@ -135,12 +135,16 @@ class _Runner:
         outcome, spread = self._rounds(load)
         if outcome.interrupted and not outcome.calls:  # in the warm-up: no row, which would miss every objective
             raise _Ended
-        after = self._look()
+        ended = outcome.interrupted
+        try:
+            after = self._look()
+        except KeyboardInterrupt:  # while a server that hangs was looked at: the row is whole without that view
+            after, ended = None, True
         server = scrape.between(before, after) if before is not None and after is not None else None
         row = Row(load, outcome, server, self._options.objective, spread)
         self._report.rows.append(row)
         self._viewer.row(row)
-        if outcome.interrupted:
+        if ended:
             raise _Ended
         return row
 

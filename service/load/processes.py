@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
 from typing import Self, cast
@@ -91,28 +90,52 @@ class Loaders:
             begin = time.monotonic() + _LEAD
             for pipe in pipes:
                 pipe.send(begin)
-            try:
-                return self._collect(pipes, watch)
-            except KeyboardInterrupt:
-                for pipe in pipes:
-                    pipe.send(_STOP)
-                return _interrupted(self._collect(pipes, None))
+            return _collected(pipes, watch)
         except (EOFError, BrokenPipeError, ConnectionResetError):
             raise SaccadeError("a process of the load generator died") from None
 
-    @staticmethod
-    def _collect(pipes: Sequence[Connection], watch: Watch | None) -> Outcome:
-        outcome, left = Outcome(), list(pipes)
-        while left:
-            for ready in wait(left):
-                pipe = cast("Connection", ready)
+
+def _collected(pipes: Sequence[Connection], watch: Watch | None) -> Outcome:
+    """Return what came of a load, of an interrupted one too."""
+    outcome, left = Outcome(), list(pipes)
+    try:
+        collect(outcome, left, watch)
+    except KeyboardInterrupt:
+        for pipe in left:
+            pipe.send(_STOP)
+        collect(outcome, left, None)
+        outcome.interrupted = True
+    return outcome
+
+
+def collect(outcome: Outcome, left: list[Connection], watch: Watch | None) -> None:
+    """Add up what processes send; `left` are those whose outcome is not in yet, also where Ctrl-C ends it early."""
+    while left:
+        for ready in wait(left):
+            pipe = cast("Connection", ready)
+            with _ctrl_c_held():
                 message = pipe.recv()
                 if isinstance(message, Outcome):
                     outcome.add(message)
                     left.remove(pipe)
-                elif watch is not None:
-                    watch(message)
-        return outcome
+            if watch is not None and isinstance(message, Sample):
+                watch(message)
+
+
+@contextmanager
+def _ctrl_c_held() -> Iterator[None]:
+    """Let a Ctrl-C that comes meanwhile come afterwards: a message that is half read would be lost."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came = threading.Event()
+    before = signal.signal(signal.SIGINT, lambda *_: came.set())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came.is_set():
+        signal.raise_signal(signal.SIGINT)
 
 
 @contextmanager
@@ -128,11 +151,6 @@ def _ctrl_c_ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _interrupted(outcome: Outcome) -> Outcome:
-    """Return the outcome, marked as one that was stopped before its time."""
-    return replace(outcome, interrupted=True)
-
-
 def _serve(pipe: Connection) -> None:
     """Run the loads that come until the pipe ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when to stop, and takes what was measured
@@ -140,6 +158,8 @@ def _serve(pipe: Connection) -> None:
     while True:
         try:
             load = pipe.recv()
+            if load == _STOP:  # it crossed the outcome of the load that it was to stop
+                continue
             with asyncio.Runner(loop_factory=None if load.kind == "http" else _loop) as runner:
                 runner.run(_one(load, pipe))
         except (EOFError, OSError):

@@ -10,6 +10,7 @@ import time
 from array import array
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
@@ -20,6 +21,8 @@ from service.load.plan import Load
 OK = "OK"
 PATIENCE = 10.0
 """Seconds that calls without a deadline are waited for after the last one was sent."""
+GRACE = 1.0
+"""Seconds that calls are waited for after an interruption; those that waited longer by then are counted."""
 PAUSE = 0.02
 """Seconds before a caller of a closed loop asks again after a failure: a server that is gone fails in no time."""
 
@@ -68,11 +71,13 @@ class Sender:
         self._start = self._end = 0.0
 
     def stop(self) -> None:
-        """End before time, with what was measured so far."""
-        if not self._stopped.is_set():
-            self._outcome.interrupted = True
-            self._end = max(self._start, min(self._end, self._clock()))
-            self._stopped.set()
+        """End before time, with what was measured so far; where all is sent, wait no longer for what is under way."""
+        self._outcome.interrupted = True
+        if self._stopped.is_set():
+            self._idle.set()
+            return
+        self._end = max(self._start, min(self._end, self._clock()))
+        self._stopped.set()
 
     def sample(self) -> Sample:
         """Return what came in since it was asked last."""
@@ -130,17 +135,21 @@ class Sender:
         self._outcome.busiest = self._outcome.cpu_seconds / max(self._clock() - started, 1e-9)
 
     async def _settle(self) -> None:
-        """Wait for what is under way; what does not end is given up, and after an interruption not counted."""
+        """Wait for what is under way; what does not end is given up, and after an interruption counted if it is old."""
+        if not self._under_way:
+            return
         deadline = self._load.deadline
         patience = PATIENCE if deadline is None else deadline + 1.0
-        if self._under_way:
-            try:
-                await asyncio.wait_for(self._idle.wait(), 1.0 if self._outcome.interrupted else patience)
-            except TimeoutError:
-                given_up, self._under_way = self._under_way, {}
-                if not self._outcome.interrupted:
-                    for due in given_up.values():
-                        self._failed(due, UNANSWERED, f"no answer {patience:g} s after the last call was sent")
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), GRACE if self._outcome.interrupted else patience)
+        given_up, self._under_way = self._under_way, {}
+        if not self._outcome.interrupted:
+            for due in given_up.values():
+                self._failed(due, UNANSWERED, f"no answer {patience:g} s after the last call was sent")
+            return
+        for due in given_up.values():
+            if self._clock() - due >= GRACE:  # a younger one says nothing of the server
+                self._failed(due, UNANSWERED, "still under way when interrupted")
 
     def _send(self, due: float) -> None:
         timeout = self._load.deadline

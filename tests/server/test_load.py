@@ -1,5 +1,8 @@
 """The load generator against real servers."""
 
+import multiprocessing
+import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -8,11 +11,13 @@ from typing import Any
 import pytest
 
 from service.connection import Connection
+from service.load import processes
 from service.load.objective import parse
 from service.load.outcome import Outcome
 from service.load.plan import Kind, Load
 from service.load.processes import Loaders, run
 from service.load.search import find_max, kept_up
+from service.load.sender import Sample
 from service.rpc.pb.saccade.v1 import classifier_pb2 as pb
 from service.server import Server
 from tests.certificates import Authority
@@ -117,6 +122,66 @@ def test_loaders_take_one_load_after_the_other() -> None:
             load = Load(fake.address, FAKE, b"", 1, 1.0, 0.0, rate=rate, arrivals="constant")
             assert loaders.run(load, lambda sample: seen.append(sample.answered)).answered == rate
     assert 0 < sum(seen) <= 60
+
+
+def test_interrupt_keeps_what_a_process_had_measured() -> None:
+    """Ctrl-C while one process waits for its last answer keeps what the other one has, and both take the next load."""
+
+    def interrupt(sample: Sample) -> None:
+        if not sample.answered:  # of the process whose call is held
+            raise KeyboardInterrupt
+
+    with FakeServer(stall_at=0, stall=WAIT, threads=2) as fake, Loaders(2) as loaders:
+        load = Load(fake.address, FAKE, b"", 2, 0.3, 0.0)
+        outcome = loaders.run(load, interrupt)
+        assert (outcome.interrupted, outcome.answered > 0) == (True, True)
+        assert loaders.run(load).answered > 0
+
+
+def test_a_word_to_stop_that_came_too_late() -> None:
+    """A process whose load is over already takes no notice of the word to stop it."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=processes._serve, args=(there,))
+    process.start()
+    there.close()
+    here.send("stop")
+    here.close()
+    process.join(WAIT)
+    assert process.exitcode == 0
+
+
+class Interrupting(Outcome):
+    """An outcome during whose reading Ctrl-C comes."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Be read so."""
+        return _interrupted, ()
+
+
+def _interrupted() -> Outcome:
+    signal.raise_signal(signal.SIGINT)
+    return Outcome(arrived=7)
+
+
+@pytest.mark.usefixtures("as_in_a_terminal")
+def test_interrupt_loses_no_message() -> None:
+    """Ctrl-C while an outcome is read comes after it."""
+    here, there = multiprocessing.Pipe()
+    with here, there:
+        there.send(Interrupting())
+        outcome, left = Outcome(), [here]
+        with pytest.raises(KeyboardInterrupt):
+            processes.collect(outcome, left, None)
+    assert (outcome.arrived, left) == (7, [])
+
+
+@pytest.fixture
+def as_in_a_terminal() -> Iterator[None]:
+    """Let Ctrl-C be KeyboardInterrupt, also where the tests are a shell's background job, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 class Web(BaseHTTPRequestHandler):

@@ -68,6 +68,12 @@ def test_interrupt_between_loads_keeps_the_rows(fake: FakeServer, monkeypatch: p
     assert [row.name for row in Bench().run(fake.address, rates=(20, 30)).rows] == ["20/s"]
 
 
+def test_interrupt_of_a_look_keeps_the_row(fake: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while a hung server's metrics are waited for ends the bench with the row that was measured already."""
+    looks(monkeypatch, PAGE, KeyboardInterrupt())
+    assert [row.name for row in Bench().run(fake.address, rates=(20, 30)).rows] == ["20/s"]
+
+
 def test_interrupt_of_a_warm_up_is_no_row(fake: FakeServer) -> None:
     """Ctrl-C in a warm-up leaves no row, which would miss every objective."""
 

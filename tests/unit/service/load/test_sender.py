@@ -1,14 +1,14 @@
 """The sender in a time that jumps: what it reports is what arithmetic says."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice, pairwise
 
 import pytest
 
 from service.load.outcome import NOT_SENT, UNANSWERED
 from service.load.plan import Arrivals, Load
-from service.load.sender import Ended
+from service.load.sender import Ended, Sender
 from tests.virtual import FakeWire, measure, pass_time
 
 SERVICE = 0.004
@@ -141,6 +141,35 @@ def test_interrupted_gives_what_was_measured() -> None:
     assert outcome.seconds == pytest.approx(5)
     assert outcome.answered == pytest.approx(500, abs=2)
     assert not outcome.failed
+
+
+def stopped_after(seconds: float) -> Callable[[Sender], object]:
+    """Return what stops a sender so many seconds after it began."""
+    return lambda sender: asyncio.get_running_loop().call_later(seconds, sender.stop)
+
+
+def test_interrupt_of_a_stall_counts_what_it_held() -> None:
+    """Calls that hang when the load is stopped are unanswered: left out, they made a stall look like a success."""
+    outcome = measure(open_loop(), FakeWire(SERVICE, (3.0, 60.0)), stopped_after(5.0))
+    assert outcome.answered == 300
+    assert outcome.failed[UNANSWERED] == pytest.approx(200, abs=1)
+    assert outcome.details == {UNANSWERED: "still under way when interrupted"}
+
+
+def test_interrupt_ends_the_wait_for_the_last_answers() -> None:
+    """A load that is stopped when all is sent ends at once, with those counted that waited for more than a second."""
+    wire, later = FakeWire(SERVICE), list[str]()
+    wire.silent = True
+
+    def stop(sender: Sender) -> None:
+        stopped_after(10.5)(sender)
+        asyncio.get_running_loop().call_later(11.0, later.append, "it still waits")
+
+    outcome = measure(open_loop(), wire, stop)
+    assert not later
+    assert outcome.interrupted
+    assert outcome.seconds == pytest.approx(10)
+    assert outcome.failed[UNANSWERED] == pytest.approx(950, abs=1)
 
 
 def test_client_that_is_late_says_so() -> None:
