@@ -1,6 +1,7 @@
 """An event loop whose time does not pass but jumps to the next timer, so that seconds of load take none."""
 
 import asyncio
+import heapq
 import selectors
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -81,6 +82,25 @@ class FakeWire:
 
     async def close(self) -> None:
         """Do nothing."""
+
+
+class ParallelWire(FakeWire):
+    """A server that works off many calls at a time.
+
+    Args:
+        service: seconds that each takes.
+        places: how many at a time.
+    """
+
+    def __init__(self, service: float, places: int) -> None:
+        super().__init__(service)
+        self._places = [0.0] * places
+
+    def send(self, timeout: float | None, ended: Ended) -> None:
+        """Answer when a place was free and the call was worked off in it."""
+        ends = max(self._loop.time(), self._places[0]) + self._service
+        heapq.heapreplace(self._places, ends)
+        self._loop.call_at(ends, ended, "OK", "")
 
 
 def measure(load: Load, wire: FakeWire, then: Callable[[Sender], object] = lambda _: None) -> Outcome:

@@ -6,6 +6,7 @@ import platform
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import count
 
 from service.connection import Connection
 from service.errors import SaccadeError, SetupError
@@ -129,8 +130,8 @@ class _Runner:
             usual = f"{scheme}://{options.address.rpartition(':')[0]}:{METRICS_PORT}/metrics"
             self._metrics_url = usual if options.protocol == "saccade" else None
 
-    def measure(self, load: Load) -> Row:
-        """Measure one row."""
+    def measure(self, load: Load, *, searching: bool = False) -> Row:
+        """Measure one row; in a search it must be answered as fast as it comes, too."""
         before = self._look()
         outcome, spread = self._rounds(load)
         if outcome.interrupted and not outcome.calls:  # in the warm-up: no row, which would miss every objective
@@ -141,7 +142,8 @@ class _Runner:
         except KeyboardInterrupt:  # while a server that hangs was looked at: the row is whole without that view
             after, ended = None, True
         server = scrape.between(before, after) if before is not None and after is not None else None
-        row = Row(load, outcome, server, self._options.objective, spread)
+        behind = searching and not kept_up(outcome, load)
+        row = Row(load, outcome, server, self._options.objective, spread, behind)
         self._report.rows.append(row)
         self._viewer.row(row)
         if ended:
@@ -151,25 +153,25 @@ class _Runner:
     def search(self, first: Load, most: float) -> None:
         """Search the highest rate that meets the objective."""
         start = self._options.rates[-1] if self._options.rates else self._guess(first)
-        limited = ""
+        limits, trials = dict[float, str](), count(1)
 
         def attempt(rate: float) -> bool:
-            nonlocal limited
-            row = self.measure(replace(first, rate=_rounded(rate)))
+            # Random moments of its own: a lucky pattern that comes again would be confirmed, not tried.
+            seed = first.seed + MOST_ROUNDS * next(trials)
+            row = self.measure(replace(first, rate=_rounded(rate), seed=seed), searching=True)
             if not row.outcome.answered and set(row.outcome.failed) == {_GONE}:
                 self._viewer.note(f"the search ended: at {row.name} the server was gone")
                 raise _Ended
-            good = kept_up(row.objective, row.outcome)
-            if not good and row.client_limits:
-                limited = row.client_limits
-            return good
+            limits[rate] = row.client_limits
+            return bool(row.met)
 
         found = find_max(attempt, start=start, most=most)
         self._report.found = _rounded(found.rate)
         if found.rate and found.missed is None:
             self._viewer.note(f"no rate missed the objective: {most:g} calls/s is the most that was tried (--max-rate)")
-        if limited:
-            self._viewer.note(f"the client may have set this limit, not the server: {limited}")
+        if found.missed is not None and limits[found.missed]:
+            self._report.limited = f"{_rounded(found.missed):g}/s: {limits[found.missed]}"
+            self._viewer.note(f"the client may have set this limit, not the server: {self._report.limited}")
 
     def _guess(self, first: Load) -> float:
         """Return half of what a short closed loop gets."""
@@ -191,14 +193,14 @@ class _Runner:
         limit = self._options.stable
         if limit is None:
             return outcome, None
-        rounds = [outcome]
-        while not rounds[-1].interrupted and (len(rounds) < ROUNDS or spread(rounds[-ROUNDS:]) > limit):
+        rounds, openly = [outcome], load.rate is not None
+        while not rounds[-1].interrupted and (len(rounds) < ROUNDS or spread(rounds[-ROUNDS:], openly=openly) > limit):
             if len(rounds) == MOST_ROUNDS:
                 break
             again = replace(load, seed=load.seed + len(rounds))
             rounds.append(self._run(f"{name}, round {len(rounds) + 1}", again))
         last = rounds[-ROUNDS:]
-        found = spread(last)
+        found = spread(last, openly=openly)
         if found > limit:
             self._viewer.note(f"{name}: not stable after {len(rounds)} rounds: they differ by {found:.1%}")
         joined = Outcome()
@@ -237,10 +239,20 @@ def _rounded(rate: float) -> float:
     return float(f"{rate:.4g}")
 
 
-def spread(rounds: list[Outcome]) -> float:
-    """Return how far rounds differ, of their mean: in answers a second or in the 90 % latency, whichever is more."""
-    worst = 0.0
-    for values in ([each.rate for each in rounds], [each.milliseconds(90) for each in rounds]):
-        mean = sum(values) / len(values)
-        worst = max(worst, (max(values) - min(values)) / mean if mean else 0.0)
-    return worst
+def spread(rounds: list[Outcome], *, openly: bool = False) -> float:
+    """Return how far rounds differ, of their mean: in answers or in the 90 % latency, whichever is more.
+
+    Args:
+        rounds: of one load.
+        openly: whether it is an open loop. Below the server's limit its answers a second vary as its arrivals do,
+            beyond it the share of calls that is answered does; a server that is not stable moves both.
+    """
+    answers = _spread([each.rate for each in rounds])
+    if openly:
+        answers = min(answers, _spread([each.arrived / max(each.calls, 1) for each in rounds]))
+    return max(answers, _spread([each.milliseconds(90) for each in rounds]))
+
+
+def _spread(values: list[float]) -> float:
+    mean = sum(values) / len(values)
+    return (max(values) - min(values)) / mean if mean else 0.0

@@ -71,6 +71,7 @@ class Outcome:
         late: microseconds that calls were sent after they were due, open loop only.
         details: of each status the first message.
         interrupted: whether it was stopped before its time.
+        shortest: microseconds of the quickest answer, in the warm-up too; None if there was none.
     """
 
     seconds: float = 0.0
@@ -83,6 +84,7 @@ class Outcome:
     late: "array[int]" = field(default_factory=lambda: array("q"))
     details: dict[str, str] = field(default_factory=dict)
     interrupted: bool = False
+    shortest: int | None = None
 
     @property
     def answered(self) -> int:
@@ -138,6 +140,11 @@ class Outcome:
         """How late 99 % of the calls were sent at most."""
         return float(histogram([self.late]).get_value_at_percentile(99)) / 1000 if self.late else 0.0
 
+    def quickest(self, latency: int | None) -> None:
+        """Note how long an answer took, in microseconds."""
+        if latency is not None and (self.shortest is None or latency < self.shortest):
+            self.shortest = latency
+
     def follow(self, other: "Outcome") -> None:
         """Take in what came of the same load afterwards."""
         cpu = self.busiest * self.seconds + other.busiest * other.seconds
@@ -151,6 +158,7 @@ class Outcome:
         self.late.extend(other.late)
         self.details = other.details | self.details
         self.interrupted |= other.interrupted
+        self.quickest(other.shortest)
 
     def add(self, other: "Outcome") -> None:
         """Take in what came of another process's share of the same load."""
@@ -167,3 +175,4 @@ class Outcome:
         self.late.extend(other.late)
         self.details = other.details | self.details
         self.interrupted |= other.interrupted
+        self.quickest(other.shortest)

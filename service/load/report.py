@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 from service.errors import SetupError
 from service.load.objective import Term, met
-from service.load.outcome import Outcome, histogram
+from service.load.outcome import REFUSED, Outcome, histogram
 from service.load.plan import Load
 from service.load.scrape import ServerView
 
@@ -26,13 +26,19 @@ _LATE_MS, _LATE_SHARE = 1.0, 0.5
 
 @dataclass(frozen=True)
 class Row:
-    """One load and what came of it."""
+    """One load and what came of it.
+
+    Attributes:
+        spread: how far the last rounds differ; None where there was one.
+        behind: whether a search counts it as missed because it was not answered as fast as it came.
+    """
 
     load: Load
     outcome: Outcome
     server: ServerView | None = None
     objective: tuple[Term, ...] = ()
     spread: float | None = None
+    behind: bool = False
 
     @property
     def name(self) -> str:
@@ -41,8 +47,8 @@ class Row:
 
     @property
     def met(self) -> bool | None:
-        """Whether the objective was met; None without one."""
-        return met(self.objective, self.outcome) if self.objective else None
+        """Whether the objective was met, in a search by a rate that kept up; None without one."""
+        return met(self.objective, self.outcome) and not self.behind if self.objective else None
 
     @property
     def client_limits(self) -> str:
@@ -66,6 +72,7 @@ class Row:
             "rate": load.rate,
             "arrivals": load.arrivals if load.rate is not None else None,
             "concurrency": load.concurrency if load.rate is None else None,
+            "seed": load.seed if load.rate is not None else None,
             "seconds": round(outcome.seconds, 3),
             "calls": outcome.calls,
             "answered": outcome.answered,
@@ -90,6 +97,7 @@ class Row:
             "server": self.server.to_json() if self.server else None,
             "objective": {str(term): term.met(outcome) for term in self.objective},
             "met": self.met,
+            "fell_behind": self.behind,
             "interrupted": outcome.interrupted,
             "spread": self.spread,
         }
@@ -116,6 +124,7 @@ class Report:
         content: what a message held.
         rows: one a load.
         found: the highest rate that met the objective, if it was searched; None otherwise.
+        limited: why the client, not the server, may have set that limit; empty where it did not.
         broken: why it ended before its time, if the load generator itself failed; the rows before that are whole.
         facts: what else a reader should know, by name.
     """
@@ -125,6 +134,7 @@ class Report:
     content: str
     rows: list[Row] = field(default_factory=list)
     found: float | None = None
+    limited: str = ""
     broken: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
 
@@ -138,6 +148,7 @@ class Report:
             **self.facts,
             "rows": [row.to_json() for row in self.rows],
             "max_rate": self.found,
+            "max_rate_client_limit": self.limited,
             **({"broken": self.broken} if self.broken else {}),
         }
 
@@ -160,7 +171,7 @@ class Report:
         writer.writerow(
             ["load", "rate", "concurrency", "calls", "answered", "errors", "throughput", "goodput", "images_per_second"]
             + [f"{name}_ms" for name in (*columns, "max", "mean")]
-            + ["client_cpu_seconds", "met"]
+            + ["client_cpu_seconds", "met", "refused", "fell_behind"]
         )
         for row in self.rows:
             entry, outcome = row.to_json(), row.outcome
@@ -169,7 +180,7 @@ class Report:
                 + [outcome.failed.total()]
                 + [entry[name] for name in ("throughput", "goodput", "images_per_second")]
                 + list(entry["latency_ms"].values())
-                + [entry["client"]["cpu_seconds"], entry["met"]]
+                + [entry["client"]["cpu_seconds"], entry["met"], outcome.failed[REFUSED], row.behind]
             )
 
 

@@ -188,6 +188,7 @@ class Sender:
         latency = round((now - due) * 1e6)
         self._sample.answered += 1
         self._sample.latencies.append(latency)
+        self._outcome.quickest(latency)
         if self._start <= now < self._end:
             self._outcome.arrived += 1
             if self._load.deadline is None or now - due <= self._load.deadline:

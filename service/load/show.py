@@ -121,6 +121,9 @@ def _remarks(row: Row, *, judged: bool) -> list[str]:
         lines.append(f"the last rounds differ by {row.spread:.1%}")
     if row.objective and judged:
         lines.append(verdict(row.objective, row.outcome))
+    if row.behind:
+        came = row.outcome.calls / row.outcome.seconds
+        lines.append(f"missed: {row.outcome.rate:,.1f} of {came:,.1f} calls/s were answered as they came")
     return lines
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from service.connection import Connection
 from service.load import processes
-from service.load.objective import parse
+from service.load.objective import met, parse
 from service.load.outcome import Outcome
 from service.load.plan import Kind, Load
 from service.load.processes import Loaders, run
@@ -241,7 +241,8 @@ def test_find_max_of_a_real_server() -> None:
 
         def attempt(rate: float) -> bool:
             load = Load(fake.address, FAKE, b"", 1, 4.0, 0.5, rate=rate, arrivals="constant")
-            return kept_up(objective, loaders.run(load))
+            outcome = loaders.run(load)
+            return met(objective, outcome) and kept_up(outcome, load)
 
         assert find_max(attempt, start=40, most=1e4).rate == pytest.approx(50, rel=0.05)
 

@@ -1,6 +1,8 @@
 """Whole benches of a server that the test controls: what interrupts them, what they see of its metrics."""
 
 import multiprocessing
+from array import array
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from service.errors import SaccadeError, SetupError
 from service.load import bench, scrape, targets
 from service.load.bench import Options, Viewer
 from service.load.objective import parse
+from service.load.outcome import Outcome, Window
 from service.load.processes import Watch
 from service.load.report import Report, Row
 from service.server import Server
@@ -141,6 +144,50 @@ def test_search_that_ends_at_its_limit(fake: FakeServer) -> None:
     found = quick.run(fake.address, rates=(20,), objective=parse("p99<5s"), most=40.0, metrics_url=None)
     assert found.found == 40
     assert "--max-rate" in quick.notes[-1]
+
+
+def test_trials_of_a_search_have_arrivals_of_their_own(fake: FakeServer) -> None:
+    """No two trials have the same random moments, so that a lucky pattern is not lucky again when it is confirmed."""
+    rows = Bench().run(fake.address, rates=(20,), objective=parse("p99<5s"), most=40.0, metrics_url=None).rows
+    seeds = [row.load.seed for row in rows]
+    assert len(set(seeds)) == len(seeds) == 4
+
+
+def test_a_rate_that_fell_behind_is_missed(monkeypatch: pytest.MonkeyPatch, fake: FakeServer) -> None:
+    """A row that the search counts as missed because the server fell behind says so, and is not met."""
+    monkeypatch.setattr(bench, "kept_up", lambda _outcome, load: load.rate <= 20)
+    rows = Bench().run(fake.address, rates=(20,), objective=parse("p99<5s"), most=21.0, metrics_url=None).rows
+    assert {(row.name, row.behind, row.met) for row in rows} >= {("20/s", False, True), ("21/s", True, False)}
+
+
+@pytest.mark.parametrize(("busy", "said"), [(20.1, True), (20.9, False)])
+def test_the_client_is_blamed_for_the_limit_alone(
+    monkeypatch: pytest.MonkeyPatch,
+    fake: FakeServer,
+    busy: float,
+    said: bool,  # noqa: FBT001
+) -> None:
+    """A client that was busy is named where it was so at the lowest rate that missed, and not for any higher one."""
+    monkeypatch.setattr(bench, "kept_up", lambda _outcome, load: load.rate <= 20)
+    busy_from = property(lambda row: "busy" if row.load.rate >= busy else "")
+    monkeypatch.setattr(Row, "client_limits", busy_from)
+    quick = Bench()
+    found = quick.run(fake.address, rates=(20,), objective=parse("p99<5s"), most=21.0, metrics_url=None)
+    assert ("busy" in found.to_json()["max_rate_client_limit"], "busy" in "".join(quick.notes)) == (said, said)
+
+
+@pytest.mark.parametrize("openly", [False, True])
+def test_rounds_differ_by_the_server_not_by_arrivals(openly: bool) -> None:  # noqa: FBT001
+    """Rounds of an open loop that were answered whole do not differ, however many calls came; a closed loop's do."""
+    rounds = [Outcome(1.0, [Window(array("q", [1000] * calls))], arrived=calls) for calls in (90, 100, 110)]
+    assert bench.spread(rounds, openly=openly) == pytest.approx(0 if openly else 0.2)
+
+
+def test_rounds_beyond_the_limit_differ_by_what_was_answered() -> None:
+    """Of an open loop that offers too much the answers a second count: more calls make no more of them."""
+    windows = [Window(array("q", [1000] * 50), Counter({"RESOURCE_EXHAUSTED": failed})) for failed in (40, 50, 60)]
+    rounds = [Outcome(1.0, [window], arrived=50) for window in windows]
+    assert bench.spread(rounds, openly=True) == 0
 
 
 def test_search_without_a_server_keeps_the_rows(fake: FakeServer) -> None:

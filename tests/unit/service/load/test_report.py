@@ -5,6 +5,7 @@ import io
 import json
 from array import array
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,28 @@ def test_csv_has_a_line_a_load() -> None:
     assert len(lines) == 3
     assert len({len(line) for line in lines}) == 1
     assert dict(zip(lines[0], lines[2], strict=True))["errors"] == "1"
+
+
+def test_csv_tells_refusals() -> None:
+    """Refusals have a column of their own behind those that were there before, and count as errors too."""
+    refused = row()
+    refused.outcome.windows[0].failed = Counter({"RESOURCE_EXHAUSTED": 2, "UNAVAILABLE": 1})
+    file = io.StringIO()
+    bench(refused).write_csv(file)
+    [line] = csv.DictReader(io.StringIO(file.getvalue()))
+    assert (line["errors"], line["refused"]) == ("3", "2")
+    assert list(line)[-2:] == ["refused", "fell_behind"]
+
+
+def test_a_rate_that_fell_behind_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """A row that met all terms but fell behind is missed in JSON and table, with the reason."""
+    behind = replace(row(), behind=True)
+    entry = behind.to_json()
+    assert (entry["met"], entry["fell_behind"]) == (False, True)
+    found = bench(behind)
+    found.found = 50.0
+    show.print_report(found)
+    assert "100/s: missed: 100.0 of 100.0 calls/s were answered as they came" in capsys.readouterr().out
 
 
 def test_comparison(tmp_path: Path) -> None:

@@ -6,10 +6,11 @@ from itertools import count
 
 import pytest
 
-from service.load.objective import parse
-from service.load.plan import Load
+from service.load.objective import met, parse
+from service.load.outcome import Outcome
+from service.load.plan import Arrivals, Load
 from service.load.search import find_max, kept_up
-from tests.virtual import FakeWire, measure
+from tests.virtual import FakeWire, ParallelWire, measure
 
 CAPACITY = 250.0
 
@@ -22,12 +23,49 @@ def test_capacity_of_a_fake_server(start: float, slo: str) -> None:
 
     def attempt(rate: float) -> bool:
         load = Load("", "", b"", 1, 4.0, 0.0, rate=rate, arrivals="constant")
-        return kept_up(objective, measure(load, FakeWire(1 / CAPACITY)))
+        outcome = measure(load, FakeWire(1 / CAPACITY))
+        return met(objective, outcome) and kept_up(outcome, load)
 
     found = find_max(attempt, start=start, most=1e5)
     assert found.rate == pytest.approx(CAPACITY, rel=0.05)
     assert found.missed
     assert found.rate < found.missed
+
+
+@pytest.mark.parametrize("arrivals", ["constant", "poisson"])
+@pytest.mark.parametrize("rate", [5.0, 50.0])
+def test_slow_answers_keep_up(rate: float, arrivals: Arrivals) -> None:
+    """A server that answers every call after two seconds keeps up with any rate, though the warm-up is shorter."""
+    kept = []
+    for seed in range(20):
+        load = Load("", "", b"", 1, 10.0, 1.0, rate=rate, arrivals=arrivals, seed=seed)
+        kept.append(kept_up(measure(load, ParallelWire(2.0, 10_000)), load))
+    assert sum(kept) >= {"constant": 20, "poisson": 18}[arrivals]
+
+
+def test_capacity_of_slow_answers() -> None:
+    """A server of a hundred that takes two seconds a call is found to answer fifty calls a second."""
+
+    def attempt(rate: float) -> bool:
+        load = Load("", "", b"", 1, 10.0, 1.0, rate=rate, arrivals="constant")
+        return kept_up(measure(load, ParallelWire(2.0, 100)), load)
+
+    assert find_max(attempt, start=4, most=1e5).rate == pytest.approx(50, rel=0.08)
+
+
+def test_a_queue_of_the_warm_up_is_no_excuse() -> None:
+    """At eight times the capacity the queue of the warm-up delays every measured call, and it is seen all the same."""
+    load = Load("", "", b"", 1, 4.0, 1.0, rate=8 * CAPACITY, arrivals="constant")
+    assert not kept_up(measure(load, FakeWire(1 / CAPACITY)), load)
+
+
+def test_rounds_that_follow_each_other_keep_up() -> None:
+    """Each round of a load ends with calls under way."""
+    load = Load("", "", b"", 1, 10.0, 1.0, rate=50, arrivals="constant")
+    rounds = Outcome()
+    for _ in range(3):
+        rounds.follow(measure(load, ParallelWire(2.5, 10_000)))
+    assert kept_up(rounds, load)
 
 
 def until(limit: float) -> Callable[[float], bool]:
