@@ -88,7 +88,7 @@ CLIENT = [
     ["service.load.search", "service.load.targets", "service.load.wires"],
     ["service.load.processes"],
     ["service.load.report"],
-    ["service.load.bench", "service.load.plots"],
+    ["service.load.bench", "service.load.comparison", "service.load.plots"],
     ["service.load.show"],
     ["service.load.cli"],
 ]

@@ -89,6 +89,7 @@ def run(options: Options, viewer: Viewer) -> Report:
         "client": f"{platform.node()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         "deadline_ms": options.deadline and options.deadline * 1000,
         "images_per_call": options.ask.images,
+        "stream": options.ask.stream,
         "processes": options.processes,
         "seed": options.ask.seed,
     }

@@ -132,8 +132,8 @@ def bench(
         saccade bench --rate 200 --compare today.json
     """
     from service.load import bench as benching
+    from service.load import comparison, outcome, plots, show, targets
     from service.load import objective as objectives
-    from service.load import outcome, plots, report, show, targets
 
     try:
         if not target and len(connection.addresses) > 1:
@@ -146,7 +146,7 @@ def bench(
             raise SetupError("--find-max needs an objective: --slo 'p99<50ms,errors<0.1%'")
         callers = _callers(concurrency) if concurrency else ()
         rates = numbers(rate, "--rate") if rate else ()
-        old = report.read(compare) if compare else None
+        old = comparison.read(compare) if compare else None
         _check_files(csv_file, plot)
     except SetupError as error:
         raise typer.BadParameter(str(error)) from None
@@ -172,12 +172,13 @@ def bench(
     )
     with show.Screen(quiet=as_json) as screen:
         found = benching.run(options, screen.viewer)
-    compared = report.ratios(old, found.rows) if old else None
+    compared = comparison.ratios(old, found.rows) if old else None
+    differs = comparison.differences(old, found) if old else []
     if as_json:
-        entry = found.to_json() | ({"compared": dict(compared)} if compared is not None else {})
+        entry = found.to_json() | ({"compared": dict(compared), "differs": differs} if compared is not None else {})
         sys.stdout.write(json.dumps(entry, indent=2) + "\n")
     else:
-        show.print_report(found, compared)
+        show.print_report(found, compared, differs)
     if csv_file is not None:
         found.save_csv(csv_file)
     if plot is not None:

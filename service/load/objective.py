@@ -93,10 +93,22 @@ def _term(text: str) -> Term:
 
 def verdict(terms: Sequence[Term], outcome: Outcome) -> str:
     """Return one line: what was met by how much, what was not."""
-    parts = [
-        f"{term} is {'met' if term.met(outcome) else 'missed'} ({term.value(outcome):.4g}{term.unit})" for term in terms
-    ]
+    parts = [f"{term} is {'met' if term.met(outcome) else 'missed'} ({_told(term, outcome)})" for term in terms]
     return f"objective {'met' if met(terms, outcome) else 'MISSED'}: " + ", ".join(parts)
+
+
+def _told(term: Term, outcome: Outcome) -> str:
+    if term.unit == "ms" and not outcome.answered:
+        return "nothing was answered"
+    return f"{term.value(outcome):.4g}{term.unit}"
+
+
+def uncounted(terms: Sequence[Term], outcome: Outcome) -> str:
+    """Return a line on calls that failed where latency alone has a bound, which they do not touch; else nothing."""
+    failed = outcome.failed.total()
+    if not failed or not any(term.unit == "ms" for term in terms) or any(term.what == "errors" for term in terms):
+        return ""
+    return f"{failed} of {outcome.calls} calls failed and are in no latency: add errors<0.1% to --slo to bound them"
 
 
 def met(terms: Sequence[Term], outcome: Outcome) -> bool:

@@ -1,7 +1,6 @@
 """What a bench found, as rows for people, for programs and for the next bench to compare with."""
 
 import csv
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -81,7 +80,7 @@ class Row:
             "images_per_second": round(outcome.rate * outcome.images, 2),
             "errors": dict(outcome.failed),
             "error_details": outcome.details,
-            "latency_ms": {name: round(value, 3) for name, value in latencies(outcome).items()},
+            "latency_ms": latencies(outcome),
             "histogram": outcome.latencies.encode().decode("ascii"),
             "windows": [
                 {"second": second, "answered": len(window.latencies), "failed": dict(window.failed)}
@@ -103,10 +102,11 @@ class Row:
         }
 
 
-def latencies(outcome: Outcome) -> dict[str, float]:
-    """Return milliseconds by name: the percentiles, mean and max."""
+def latencies(outcome: Outcome) -> dict[str, float | None]:
+    """Return milliseconds by name: the percentiles, mean and max; None where nothing was answered, which has none."""
     named = {f"p{percent:g}": outcome.milliseconds(percent) for percent in PERCENTILES}
-    return named | {"max": outcome.milliseconds(100), "mean": outcome.mean_milliseconds}
+    named |= {"max": outcome.milliseconds(100), "mean": outcome.mean_milliseconds}
+    return {name: round(value, 3) if outcome.answered else None for name, value in named.items()}
 
 
 def _window(values: Any) -> dict[float, float]:  # noqa: ANN401 - an array
@@ -209,33 +209,3 @@ def check_writable(path: Path, flag: str) -> None:
     """Raise SetupError unless a file can be written there."""
     if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
         raise SetupError(f"{flag} {path}: no file can be written there")
-
-
-def read(path: Path) -> dict[str, Any]:
-    """Return a report that --json wrote.
-
-    Raises:
-        SetupError: it is not one.
-    """
-    try:
-        found = json.loads(path.read_text())
-        rows = {row["load"]: row["latency_ms"] for row in found["rows"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SetupError(f"{path} is no report of `saccade bench --json`: {error}") from None
-    if not rows:
-        raise SetupError(f"{path} has no rows")
-    return dict(found)
-
-
-def ratios(old: dict[str, Any], rows: Sequence[Row]) -> list[tuple[str, dict[str, float]]]:
-    """Return for each load that both have: this report's figures by the old one's."""
-    before = {entry["load"]: entry for entry in old["rows"]}
-    found = []
-    for row in rows:
-        then = before.get(row.name)
-        if then is not None:
-            now = row.to_json()
-            pairs = {"throughput": (now["throughput"], then["throughput"])}
-            pairs |= {name: (now["latency_ms"][name], then["latency_ms"].get(name)) for name in now["latency_ms"]}
-            found.append((row.name, {name: after / past for name, (after, past) in pairs.items() if past}))
-    return found

@@ -15,9 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from service.load.bench import Viewer
-from service.load.objective import verdict
+from service.load.objective import uncounted, verdict
 from service.load.processes import Watch
-from service.load.report import PERCENTILES, Report, Row, story
+from service.load.report import PERCENTILES, Report, Row, latencies, story
 from service.load.sender import Sample
 
 _WIDTH = 128
@@ -87,8 +87,12 @@ class Screen:
         self._live.update(grid, refresh=True)
 
 
-def print_report(report: Report, comparison: Sequence[tuple[str, dict[str, float]]] | None = None) -> None:
-    """Print the tables, what went wrong, warnings and the verdict."""
+def print_report(
+    report: Report,
+    comparison: Sequence[tuple[str, dict[str, float]]] | None = None,
+    differences: Sequence[str] = (),
+) -> None:
+    """Print the tables, what went wrong, warnings and the verdict; what else differs from what it is compared with."""
     console = Console(width=None if sys.stdout.isatty() else _WIDTH)
     console.print(f"{report.target}: {report.model}, {report.content}", markup=False, highlight=False)
     if not report.rows:
@@ -101,8 +105,10 @@ def print_report(report: Report, comparison: Sequence[tuple[str, dict[str, float
         console.print(comparison_table(comparison))
     elif comparison is not None:
         console.print("nothing is compared: the other report has none of these loads", highlight=False)
+    for line in differences:
+        console.print(f"not alike in {line}", markup=False, highlight=False, soft_wrap=True)
     for row in report.rows:
-        for line in _remarks(row, judged=report.found is None):
+        for line in _remarks(row, report.found):
             console.print(f"{row.name}: {line}", markup=False, highlight=False, soft_wrap=True)
     if report.found is not None:
         objective = ",".join(str(term) for term in report.rows[0].objective)
@@ -110,9 +116,9 @@ def print_report(report: Report, comparison: Sequence[tuple[str, dict[str, float
         console.print(f"highest rate that meets {objective}: {found}", markup=False, highlight=False)
 
 
-def _remarks(row: Row, *, judged: bool) -> list[str]:
+def _remarks(row: Row, found: float | None) -> list[str]:
     """Return what a row's reader must know; in a search the table has the verdict and the mark of a limiting client."""
-    lines = story(row.outcome)
+    lines, judged = story(row.outcome), found is None
     if row.outcome.interrupted:
         lines.append(f"interrupted after {row.outcome.seconds:.1f} s")
     if row.client_limits and judged:
@@ -121,6 +127,8 @@ def _remarks(row: Row, *, judged: bool) -> list[str]:
         lines.append(f"the last rounds differ by {row.spread:.1%}")
     if row.objective and judged:
         lines.append(verdict(row.objective, row.outcome))
+    if row.met and (judged or row.load.rate == found) and (line := uncounted(row.objective, row.outcome)):
+        lines.append(line)
     if row.behind:
         came = row.outcome.calls / row.outcome.seconds
         lines.append(f"missed: {row.outcome.rate:,.1f} of {came:,.1f} calls/s were answered as they came")
@@ -134,15 +142,15 @@ def main_table(rows: Sequence[Row]) -> Table:
     table = _table("load", caption="latencies in ms, from when a call was due")
     for name in ["images/s", "calls/s", *(["in time/s"] if good else [])]:
         table.add_column(name, justify="right")
-    for percent in PERCENTILES:
-        table.add_column(f"p{percent:g}", justify="right")
-    for name in ["max", "failed", "client CPU", *(["objective"] if slo else [])]:
+    names = [*(f"p{percent:g}" for percent in PERCENTILES), "max"]
+    for name in [*names, "failed", "client CPU", *(["objective"] if slo else [])]:
         table.add_column(name, justify="right")
     for row in rows:
         outcome = row.outcome
         cells = [f"{outcome.rate * outcome.images:,.0f}", f"{outcome.rate:,.0f}"]
         cells += [f"{outcome.goodput:,.0f}"] if good else []
-        cells += [_ms(outcome.milliseconds(percent)) for percent in (*PERCENTILES, 100)]
+        values = latencies(outcome)
+        cells += [_ms(values[name]) for name in names]
         cells += [f"{outcome.error_share:.2%}" if outcome.failed else "0"]
         cells += [f"{outcome.cpu_seconds / max(outcome.seconds, 1e-9):.0%}{' !' if row.client_limits else ''}"]
         cells += [{True: "[green]met[/green]", False: "[red]missed[/red]", None: ""}[row.met]] if slo else []
@@ -189,6 +197,8 @@ def _table(first: str, caption: str | None = None) -> Table:
     return table
 
 
-def _ms(value: float) -> str:
-    """Return milliseconds in three digits."""
+def _ms(value: float | None) -> str:
+    """Return milliseconds in three digits; a dash where there are none."""
+    if value is None:
+        return "-"
     return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"

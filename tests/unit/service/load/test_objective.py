@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from service.errors import SetupError
-from service.load.objective import met, parse, verdict
+from service.load.objective import met, parse, uncounted, verdict
 from service.load.outcome import Outcome, Window
 
 
@@ -49,6 +49,23 @@ def test_verdict_names_values() -> None:
     """The verdict says what was met, what was not, and the values."""
     line = verdict(parse("p99<50ms,errors<0.1%"), outcome(1, 2, 3, 4, failed=1))
     assert line == "objective MISSED: p99<50ms is met (4.001ms), errors<0.1% is missed (20%)"
+
+
+def test_verdict_on_nothing() -> None:
+    """Where nothing was answered the verdict names no latency."""
+    line = verdict(parse("p99<50ms,errors<0.1%"), outcome(failed=3))
+    assert line == "objective MISSED: p99<50ms is missed (nothing was answered), errors<0.1% is missed (100%)"
+
+
+@pytest.mark.parametrize(
+    ("text", "failed", "said"),
+    [("p99<50ms", 1, "1 of 5 calls failed"), ("p99<50ms,errors<30%", 1, ""), ("p99<50ms", 0, ""), ("rate>1", 1, "")],
+)
+def test_failed_calls_that_no_term_bounds(text: str, failed: int, said: str) -> None:
+    """Calls that failed are told where latency has a bound and errors have none."""
+    line = uncounted(parse(text), outcome(1, 2, 3, 4, failed=failed))
+    assert said in line
+    assert bool(line) is bool(said)
 
 
 @pytest.mark.parametrize("text", ["", "p99", "p99<50", "p99>50ms", "rate<5", "errors<5ms", "speed<1ms", "p99<50ms;"])

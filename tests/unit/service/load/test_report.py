@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from hdrh.histogram import HdrHistogram
 
-from service.errors import SetupError
 from service.load import plots, report, show
 from service.load.objective import parse
 from service.load.outcome import Outcome, Window
@@ -82,26 +81,6 @@ def test_a_rate_that_fell_behind_is_told(capsys: pytest.CaptureFixture[str]) -> 
     assert "100/s: missed: 100.0 of 100.0 calls/s were answered as they came" in capsys.readouterr().out
 
 
-def test_comparison(tmp_path: Path) -> None:
-    """The same load in an older report is compared by ratios; one that it lacks is left out."""
-    path = tmp_path / "old.json"
-    path.write_text(json.dumps(bench(row()).to_json()))
-    other = Load("localhost:1", "/m", b"", 8, 3.0)
-    [(name, found)] = report.ratios(report.read(path), [row(slower=2), row(load=other)])
-    assert name == "100/s"
-    assert found["throughput"] == 1
-    assert found["p99"] == pytest.approx(2, rel=0.002)
-
-
-@pytest.mark.parametrize("text", ["", "[]", '{"rows": 1}', '{"rows": []}'])
-def test_no_report(tmp_path: Path, text: str) -> None:
-    """A file that is no report is refused by name."""
-    path = tmp_path / "old.json"
-    path.write_text(text)
-    with pytest.raises(SetupError, match=r"old\.json"):
-        report.read(path)
-
-
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [
@@ -140,6 +119,39 @@ def test_nothing_measured_blames_nobody() -> None:
     assert Row(LOAD, Outcome(busiest=2.14, interrupted=True)).client_limits == ""
 
 
+def silent() -> Row:
+    """Return a row in which no call was answered."""
+    return Row(LOAD, Outcome(1.0, [Window(failed=Counter({"UNAVAILABLE": 3}))]), objective=parse("p99<150ms"))
+
+
+def test_nothing_answered_has_no_latency(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where nothing was answered latencies are null, empty or a dash, not a perfect 0."""
+    entry = bench(silent()).to_json()["rows"][0]
+    assert set(entry["latency_ms"].values()) == {None}
+    file = io.StringIO()
+    bench(silent()).write_csv(file)
+    [line] = csv.DictReader(io.StringIO(file.getvalue()))
+    assert (line["p99_ms"], line["max_ms"], line["mean_ms"]) == ("", "", "")
+    show.print_report(bench(silent()))
+    printed = capsys.readouterr().out
+    assert " 0.00 " not in printed
+    assert " - " in printed
+
+
+@pytest.mark.parametrize(("found", "told"), [(None, True), (100.0, True), (50.0, False)])
+def test_failed_calls_beside_a_met_latency_are_told(
+    capsys: pytest.CaptureFixture[str],
+    found: float | None,
+    told: bool,  # noqa: FBT001
+) -> None:
+    """Where only latency has a bound, and meets it, failed calls are told; in a search those of the rate found."""
+    report = bench(row(failed=5))
+    report.found = found
+    show.print_report(report)
+    line = "100/s: 5 of 305 calls failed and are in no latency: add errors<0.1% to --slo to bound them"
+    assert (line in capsys.readouterr().out) is told
+
+
 def test_tables(capsys: pytest.CaptureFixture[str]) -> None:
     """The tables show both views, what went wrong and the verdict."""
     found = bench(row(failed=5))
@@ -161,9 +173,8 @@ def test_tables(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_plot(tmp_path: Path) -> None:
     """Any number of loads, failed ones too, gives a PNG."""
-    silent = Row(LOAD, Outcome(1.0, [Window(failed=Counter({"UNAVAILABLE": 3}))]), objective=parse("p99<150ms"))
     for number, rows in enumerate(
-        ([row()], [row(), row(load=Load("", "", b"", 1, 3.0, rate=200), failed=2)], [silent])
+        ([row()], [row(), row(load=Load("", "", b"", 1, 3.0, rate=200), failed=2)], [silent()])
     ):
         path = tmp_path / f"{number}.png"
         plots.draw(bench(*rows), path)
