@@ -1,6 +1,7 @@
 """The command `saccade bench`."""
 
 import json
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,30 +16,53 @@ if TYPE_CHECKING:
     from service.connection import Connection
 
 
-def numbers(text: str, flag: str) -> tuple[float, ...]:
+_LEAST_RATE, _MOST_RATE = 0.001, 1_000_000.0
+"""Calls a second; a process of the load generator sends about 3,000."""
+_MOST_CALLERS = 100_000
+_MOST_LOADS = 1000
+
+
+def numbers(text: str, flag: str, *, least: float = _LEAST_RATE, most: float = _MOST_RATE) -> tuple[float, ...]:
     """Return the numbers of `1,8,32` or `100:2000:100` (first, last, step).
 
     Raises:
-        SetupError: they are none.
+        SetupError: they are none, too many, or one is out of bounds; says which.
     """
+    ranged = ":" in text
     try:
-        if ":" in text:
-            first, last, step = (float(part) for part in text.split(":"))
-            found = tuple(first + step * number for number in range(int((last - first) / step + 1e-9) + 1))
-        else:
-            found = tuple(float(part) for part in text.split(","))
-    except (ValueError, ZeroDivisionError):
+        found = tuple(float(part) for part in text.split(":" if ranged else ","))
+    except ValueError:
         found = ()
-    if not found or min(found) <= 0 or len(found) > 1000:
-        raise SetupError(f"{flag} {text!r}: give numbers above 0, as 1,8,32 or 100:2000:100 (first:last:step)")
-    return found
+    if not found or (ranged and (len(found) != 3 or not found[2])):
+        raise SetupError(f"{flag} {text!r}: give numbers, as 1,8,32 or 100:2000:100 (first:last:step)")
+    for value in found[:2] if ranged else found:
+        if not least <= value <= most:  # nor is nan
+            raise SetupError(f"{flag} {text!r}: {value:g} is not between {least:g} and {most:,.0f}")
+    return _stepped(text, flag, *found) if ranged else found
+
+
+def _stepped(text: str, flag: str, first: float, last: float, step: float) -> tuple[float, ...]:
+    steps = (last - first) / step + 1e-9
+    if not (steps >= 0 and math.isfinite(step)):
+        raise SetupError(f"{flag} {text!r}: no step of {step:g} leads from {first:g} to {last:g}")
+    if steps >= _MOST_LOADS:  # before any is made
+        raise SetupError(f"{flag} {text!r}: more than {_MOST_LOADS:,} loads")
+    return tuple(first + step * number for number in range(int(steps) + 1))
 
 
 def _callers(text: str) -> tuple[int, ...]:
-    found = tuple(int(number) for number in numbers(text, "--concurrency"))
-    if not min(found):
-        raise SetupError(f"--concurrency {text!r}: give whole numbers of callers, 1 at the least")
-    return found
+    found = numbers(text, "--concurrency", least=1, most=_MOST_CALLERS)
+    for value in found:
+        if not value.is_integer():
+            raise SetupError(f"--concurrency {text!r}: {value:g} is no whole number of callers")
+    return tuple(int(value) for value in found)
+
+
+def _check_finite(**values: float) -> None:
+    """Refuse what no bound of an option refuses: nan, and no end."""
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise SetupError(f"--{name.replace('_', '-')} {value}: give a finite number")
 
 
 def _size(text: str) -> tuple[int, int] | None:
@@ -93,7 +117,7 @@ def bench(
     size: Annotated[str, typer.Option(help="Of drawn pictures, HEIGHTxWIDTH; the model's if none is given.")] = "",
     top_k: Annotated[int, typer.Option(min=0, help="Labels for each picture; 0: the server's own number.")] = 0,
     stream: Annotated[bool, typer.Option("--stream", help="Send messages on streams instead of calls.")] = False,
-    seed: Annotated[int, typer.Option(help="Of arrivals and drawn pictures.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of arrivals and drawn pictures.")] = 0,
     slo: Annotated[
         str,
         typer.Option(help="Objective: p99<50ms,errors<0.1%; also p50 to p99.9, max, mean, refused, goodput>100."),
@@ -144,6 +168,9 @@ def bench(
         terms = objectives.parse(slo) if slo else ()
         if find_max and not terms:
             raise SetupError("--find-max needs an objective: --slo 'p99<50ms,errors<0.1%'")
+        _check_finite(
+            duration=duration, warm_up=warm_up, until_stable=until_stable, deadline_ms=deadline_ms, max_rate=max_rate
+        )
         callers = _callers(concurrency) if concurrency else ()
         rates = numbers(rate, "--rate") if rate else ()
         old = comparison.read(compare) if compare else None

@@ -29,14 +29,21 @@ def read(folder: Path) -> list[bytes]:
     """Return the picture files of a folder, or one file.
 
     Raises:
-        SetupError: there are none.
+        SetupError: there are none, or one cannot be read.
     """
     if folder.is_file():
-        return [folder.read_bytes()]
+        return [_bytes(folder)]
     files = sorted(entry for entry in folder.rglob("*") if entry.suffix.lower() in SUFFIXES and entry.is_file())
     if not files:
         raise SetupError(f"{folder} has no pictures; they end in {', '.join(sorted(SUFFIXES))}")
-    return [file.read_bytes() for file in files[:_MOST]]
+    return [_bytes(file) for file in files[:_MOST]]
+
+
+def _bytes(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise SetupError(f"--pictures {file}: {error.strerror}") from None
 
 
 def draw(shape: Shape, *, seed: int) -> npt.NDArray[np.uint8]:

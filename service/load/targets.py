@@ -8,7 +8,7 @@ from typing import Any, Literal
 import grpc
 import numpy as np
 
-from service.client import Client, ModelEntry
+from service.client import Client
 from service.connection import Connection
 from service.errors import SetupError
 from service.load import pictures
@@ -127,7 +127,7 @@ def _shape(ask: Ask, height: int, width: int, channels: int) -> Shape:
 
 def _saccade(connection: Connection, ask: Ask) -> Prepared:
     with Client(connection=connection, timeout=_SECONDS) as client:
-        entry = _chosen(client.models(), ask)
+        entry = client.model(ask.model, ask.version)
     shape = _shape(ask, entry.height, entry.width, entry.channels)
     if ask.pictures is not None or ask.encoded:
         files, content = _files(ask, shape)
@@ -147,23 +147,14 @@ def _saccade(connection: Connection, ask: Ask) -> Prepared:
     )
 
 
-def _chosen(entries: Sequence[ModelEntry], ask: Ask) -> ModelEntry:
-    ready = [entry for entry in entries if entry.state == "READY"]
-    named = [entry for entry in ready if entry.name == ask.model or (not ask.model and entry.default)]
-    chosen = next((entry for entry in named if ask.version in {"", entry.version}), None)
-    if chosen is None:
-        there = ", ".join(f"{entry.name} {entry.version}" for entry in ready) or "none"
-        asked = f"{ask.model or 'default model'} {ask.version}".strip()
-        raise SetupError(f"the server has no {asked} that is READY; there are: {there}")
-    return chosen
-
-
 def _oip(connection: Connection, ask: Ask) -> Prepared:
     request = service_pb2.ModelMetadataRequest(name=ask.model, version=ask.version)
     metadata = _call(connection, "ModelMetadata", request, service_pb2.ModelMetadataResponse)
     if len(metadata.inputs) != 1:
         names = ", ".join(tensor.name for tensor in metadata.inputs)
         raise SetupError(f"{metadata.name} has {len(metadata.inputs)} inputs ({names}); one is supported")
+    if ask.top_k and not metadata.outputs:
+        raise SetupError(f"--top-k {ask.top_k}: {metadata.name} lists no output whose labels could be asked for")
     tensor = metadata.inputs[0]
     if ask.pictures is not None or ask.encoded or tensor.datatype == "BYTES":
         files, content = _files(ask, _sides(ask, list(tensor.shape)))

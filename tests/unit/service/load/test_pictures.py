@@ -1,6 +1,8 @@
 """Drawn pictures, and the protocol's frames."""
 
 import io
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -83,6 +85,35 @@ def test_numbers() -> None:
     """Lists and ranges are read, the last of a range too."""
     assert numbers("1,8,32", "--concurrency") == (1, 8, 32)
     assert numbers("100:300:100", "--rate") == (100, 200, 300)
+    assert numbers("0.1:0.3:0.1", "--rate") == pytest.approx((0.1, 0.2, 0.3))
     for text in ("", "0", "a", "1:2", "5:1:1", "1:2:0"):
         with pytest.raises(SetupError, match="--rate"):
             numbers(text, "--rate")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("inf", "inf is not between 0.001 and 1,000,000"),
+        ("nan", "nan is not between 0.001 and 1,000,000"),
+        ("100,-5", "-5 is not between 0.001 and 1,000,000"),
+        ("1e300", "1e+300 is not between 0.001 and 1,000,000"),
+        ("1:inf:1", "inf is not between 0.001 and 1,000,000"),
+        ("1:2:nan", "no step of nan leads from 1 to 2"),
+        ("1:2:inf", "no step of inf leads from 1 to 2"),
+        ("1:1e10:1", "1e+10 is not between 0.001 and 1,000,000"),
+        ("1:1001:1", "more than 1,000 loads"),
+        ("1:2:-1", "no step of -1 leads from 1 to 2"),
+    ],
+)
+def test_numbers_out_of_bounds(text: str, said: str) -> None:
+    """Numbers that no load can have are refused by flag, value and limit, before a list of them is made."""
+    with pytest.raises(SetupError, match=re.escape(f"--rate {text!r}: ") + ".*" + re.escape(said)):
+        numbers(text, "--rate")
+
+
+def test_a_picture_that_cannot_be_read(tmp_path: Path) -> None:
+    """A file of the folder that cannot be read is named, with the system's reason."""
+    (tmp_path / "memory.png").symlink_to("/proc/self/mem")  # nothing lies at its beginning, not even for root
+    with pytest.raises(SetupError, match=r"--pictures .*memory\.png: Input/output error"):
+        pictures.read(tmp_path)
