@@ -40,7 +40,7 @@ def kept_up(outcome: Outcome, load: Load) -> bool:
     deviation of how many are under way at either end.
     """
     if not outcome.calls:
-        return False
+        return True
     offered, rounds = outcome.calls / outcome.seconds, max(1.0, outcome.seconds / load.seconds)
     shortest = (outcome.shortest or 0) / 1e6  # of all calls a queue delays it the least: the first ones found none
     under_way = 1 + offered * max(0.0, shortest - load.warm_up) + math.sqrt(2 * offered * shortest)

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from service.load.bench import Viewer
-from service.load.objective import uncounted, verdict
+from service.load.objective import met, uncounted, verdict
 from service.load.processes import Watch
 from service.load.report import PERCENTILES, Report, Row, latencies, story
 from service.load.sender import Sample
@@ -129,7 +129,7 @@ def _remarks(row: Row, found: float | None) -> list[str]:
         lines.append(verdict(row.objective, row.outcome))
     if row.met and (judged or row.load.rate == found) and (line := uncounted(row.objective, row.outcome)):
         lines.append(line)
-    if row.behind:
+    if row.behind and met(row.objective, row.outcome):  # else the terms say why
         came = row.outcome.calls / row.outcome.seconds
         lines.append(f"missed: {row.outcome.rate:,.1f} of {came:,.1f} calls/s were answered as they came")
     return lines

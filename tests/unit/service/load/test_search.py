@@ -59,6 +59,11 @@ def test_a_queue_of_the_warm_up_is_no_excuse() -> None:
     assert not kept_up(measure(load, FakeWire(1 / CAPACITY)), load)
 
 
+def test_no_calls_keep_up() -> None:
+    """A load in whose seconds no call was due left none unanswered."""
+    assert kept_up(Outcome(0.3), Load("", "", b"", 1, 0.3, rate=1))
+
+
 def test_rounds_that_follow_each_other_keep_up() -> None:
     """Each round of a load ends with calls under way."""
     load = Load("", "", b"", 1, 10.0, 1.0, rate=50, arrivals="constant")
