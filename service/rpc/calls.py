@@ -75,11 +75,24 @@ class Call:
             `id`, for the log.
     """
 
-    __slots__ = ("_given", "_own_deadline", "alone", "deadline", "id", "later", "leave", "model", "started", "version")
+    __slots__ = (
+        "_ended",
+        "_given",
+        "_own_deadline",
+        "alone",
+        "deadline",
+        "id",
+        "later",
+        "leave",
+        "model",
+        "started",
+        "version",
+    )
 
     def __init__(self, deadline: float | None, later: Later, *, alone: bool) -> None:
         self.deadline = self._given = deadline
         self._own_deadline: Entry | None = None
+        self._ended = False
         self.leave: Callable[[], None] = lambda: None
         self.later = later
         self.alone = alone
@@ -91,11 +104,14 @@ class Call:
     def begun(self, leave: Callable[[], None], deadlines: Deadlines, expire: Callable[[], None]) -> None:
         """Keep what gives it up, and watch the deadline that the request gave itself; gRPC watches its own."""
         self.leave = leave
-        if self.deadline is not None and self.deadline != self._given:
+        if self.deadline is not None and self.deadline != self._given and not self._ended:
             self._own_deadline = deadlines.at(self.deadline, expire)
+            if self._ended:  # by another thread, just now
+                self._own_deadline.cancel()
 
     def ended(self) -> None:
-        """Watch no more."""
+        """Watch no more, nor begin to: an answer may be there before `begun` is called."""
+        self._ended = True
         if self._own_deadline is not None:
             self._own_deadline.cancel()
 
@@ -195,6 +211,7 @@ class UnaryCall(Call):
         """Take note that gRPC is done with the call; if it was not answered, its caller left."""
         if not self._once.acquire(blocking=False):
             return
+        self.ended()
         now = time.monotonic()
         late = self.deadline is not None and now >= self.deadline
         error = DeadlineExceeded("the deadline passed") if late else Cancelled("the caller left")

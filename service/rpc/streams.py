@@ -205,6 +205,7 @@ class _Stream:
             under_way = list(self._under_way)
             self._under_way.clear()
         for message in under_way:
+            message.ended()
             message.leave()
             self._record.failed(Cancelled("the caller left"), message, time.monotonic())
 

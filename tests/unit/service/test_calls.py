@@ -4,7 +4,6 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, cast
 
 import grpc
 import pytest
@@ -12,63 +11,20 @@ import pytest
 from service.errors import InvalidInput
 from service.metrics import Metrics
 from service.rpc import parts
-from service.rpc.calls import Call, Calls, Make, UnaryCall
-from service.rpc.deadlines import Deadlines
+from service.rpc.calls import Call, Calls, Handler, Make, UnaryCall
+from service.rpc.deadlines import Deadlines, Entry
 from service.rpc.pb.saccade.v1 import classifier_pb2 as pb
 from service.rpc.statuses import PUSHBACK
-from service.rpc.wire import Wire
+from tests.fake_wire import FakeWire
 from tests.fakes import WAIT
 
 CODE = grpc.StatusCode
 REQUEST = pb.ClassifyRequest(id="mine").SerializeToString()
-FAR = 1e9
 
 
-class FakeWire:
-    """One RPC that the test plays gRPC for."""
-
-    def __init__(self, deadline: float | None = None, arrived: float = FAR) -> None:
-        self.deadline = deadline
-        self.arrived = arrived
-        self.on_message: Callable[[bytes | None], None] | None = None
-        self.ends: list[tuple[bytes | None, grpc.Status | None]] = []
-        self.callbacks: list[Callable[[], None]] = []
-        self.put_off: list[Callable[[], None]] = []
-        self.is_over = False
-
-    def receive(self, on_message: Callable[[bytes | None], None]) -> None:
-        """Keep what asks for a message."""
-        self.on_message = on_message
-
-    def on_end(self, callback: Callable[[], None]) -> bool:
-        """Keep what is to be told of the end."""
-        self.callbacks.append(callback)
-        return not self.is_over
-
-    def later(self, callback: Callable[[], None]) -> bool:
-        """Keep what is put off."""
-        self.put_off.append(callback)
-        return True
-
-    def end(self, raw: bytes | None = None, status: grpc.Status | None = None) -> None:
-        """Keep how it ended."""
-        self.ends.append((raw, status))
-
-    def say(self, raw: bytes | None) -> None:
-        """Let the message come."""
-        assert self.on_message is not None, "nobody asked for the message"
-        self.on_message(raw)
-
-    def finish(self) -> None:
-        """Let gRPC be done with it."""
-        for callback in self.callbacks:
-            callback()
-
-    @property
-    def code(self) -> grpc.StatusCode:
-        """The status that it ended with, once."""
-        [(_, status)] = self.ends
-        return CODE.OK if status is None else status.code
+def own_deadline(call: Call) -> None:
+    """Let the request give itself an hour."""
+    call.deadline = time.monotonic() + 3600
 
 
 class Method:
@@ -76,7 +32,9 @@ class Method:
 
     def __init__(self, limit: int = 10) -> None:
         self.metrics = Metrics()
-        self.calls = Calls(limit, self.metrics, Deadlines())
+        self.deadlines = Deadlines()
+        self.calls = Calls(limit, self.metrics, self.deadlines)
+        self.on_begin: Callable[[UnaryCall], None] = lambda _: None
         self.begun: list[tuple[pb.ClassifyRequest, UnaryCall]] = []
         self.left: list[Call] = []
         self._handler = self.calls.unary(self._begin, pb.ClassifyRequest, "Classify")
@@ -84,14 +42,18 @@ class Method:
     def _begin(self, request: pb.ClassifyRequest, call: Call, _: Callable[[Make], None]) -> Callable[[], None]:
         assert isinstance(call, UnaryCall)
         self.begun.append((request, call))
+        self.on_begin(call)
         return lambda: self.left.append(call)
 
-    def arrive(self, wire: FakeWire, handler: Any = None) -> FakeWire:  # noqa: ANN401 - gRPC's own type
+    def arrive(self, wire: FakeWire, handler: "Handler | None" = None) -> FakeWire:
         """Hand a call over as gRPC does."""
-        method: Any = (handler or self._handler).unary_unary
-        pool = method.experimental_thread_pool
-        pool.on_arrival(cast("Wire", wire))
+        wire.arrive(handler or self._handler)
         return wire
+
+    @property
+    def watched(self) -> int:
+        """How many requests are kept for a deadline of their own."""
+        return sum(entry.callback is not None for _, _, entry in self.deadlines._heap)
 
     def begin(self, wire: FakeWire | None = None) -> tuple[FakeWire, UnaryCall]:
         """Let a call arrive with its message."""
@@ -260,6 +222,52 @@ def test_no_answer_after_the_deadline() -> None:
     wire, call = method.begin(FakeWire(deadline=0.0))
     call.answer(lambda: pytest.fail("the answer was made"))
     assert wire.code is CODE.DEADLINE_EXCEEDED
+
+
+def test_a_deadline_of_its_own_is_watched() -> None:
+    """A request that gives itself a deadline is kept for it until it is answered."""
+    method = Method()
+    method.on_begin = own_deadline
+    _, call = method.begin()
+    before = method.watched
+    call.answer(pb.ClassifyResponse)
+    assert (before, method.watched) == (1, 0)
+
+
+def test_a_deadline_of_its_own_answered_at_once() -> None:
+    """A request that is answered while it is begun is not kept for its own deadline."""
+    method = Method()
+
+    def begin(call: UnaryCall) -> None:
+        own_deadline(call)
+        call.answer(pb.ClassifyResponse)
+
+    method.on_begin = begin
+    method.begin()
+    assert method.watched == 0
+
+
+def test_a_deadline_of_its_own_answered_by_another_thread() -> None:
+    """A request that is answered just as its own deadline begins to be watched is not kept for it."""
+    method = Method()
+    method.on_begin = own_deadline
+    watch = method.deadlines.at
+
+    def answered(deadline: float, callback: Callable[[], None]) -> Entry:
+        method.begun[0][1].answer(pb.ClassifyResponse)
+        return watch(deadline, callback)
+
+    method.deadlines.at = answered  # type: ignore[method-assign]
+    method.begin()
+    assert method.watched == 0
+
+
+def test_a_deadline_of_its_own_of_who_left() -> None:
+    """A request whose caller left is not kept for its own deadline."""
+    method = Method()
+    method.on_begin = own_deadline
+    method.begin()[0].finish()
+    assert method.watched == 0
 
 
 def test_a_call_that_ended_as_its_message_came() -> None:

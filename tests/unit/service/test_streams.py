@@ -1,0 +1,74 @@
+"""Streams over a wire that is a fake: what is answered, what is counted, what is let go."""
+
+import time
+from collections.abc import Callable
+
+import grpc
+import pytest
+from google.protobuf.message import Message
+
+from service.metrics import Metrics
+from service.rpc.calls import Call, Make
+from service.rpc.deadlines import Deadlines
+from service.rpc.pb.saccade.v1 import classifier_pb2 as pb
+from service.rpc.statuses import StatusWithDetails
+from service.rpc.streams import Streams
+from tests.fake_wire import FakeWire
+
+CODE = grpc.StatusCode
+
+
+class Dialect:
+    """A method whose messages the test answers."""
+
+    method = "ClassifyStream"
+
+    def __init__(self) -> None:
+        self.on_begin: Callable[[Call], None] = lambda _: None
+        self.begun: list[tuple[Call, Callable[[Make], None]]] = []
+        self.left: list[Call] = []
+
+    def begin(self, raw: bytes, call: Call, ready: Callable[[Make], None]) -> Callable[[], None]:  # noqa: ARG002 - the protocol
+        """Keep a message."""
+        self.begun.append((call, ready))
+        self.on_begin(call)
+        return lambda: self.left.append(call)
+
+    def failure(self, call: Call, status: StatusWithDetails) -> Message:
+        """Say why there is no answer."""
+        return pb.ClassifyStreamResponse(id=call.id, error=status.message)
+
+
+class Bench:
+    """One open stream, and the messages that it begins."""
+
+    def __init__(self, idle: float = 3600.0) -> None:
+        self.metrics, self.deadlines, self.dialect = Metrics(), Deadlines(), Dialect()
+        self.streams = Streams(self.metrics, self.deadlines, limit=10, idle=idle)
+        self.wire = FakeWire(arrived=time.monotonic())
+        self.wire.arrive(self.streams.handler(self.dialect))
+
+    def begin(self) -> Callable[[Make], None]:
+        """Let a message come; return what takes its answer."""
+        self.wire.say(b"")
+        return self.dialect.begun[-1][1]
+
+    def counted(self) -> dict[str, float]:
+        """Return how many messages of each status were counted."""
+        found = self.metrics.registry.get_sample_value
+        labels = {"model": "", "method": "ClassifyStream"}
+        counts = {code.name: found("saccade_requests_total", {**labels, "code": code.name}) for code in CODE}
+        return {code: count for code, count in counts.items() if count}
+
+
+def test_a_deadline_of_its_own_of_who_left() -> None:
+    """A message whose caller left is not kept for its own deadline."""
+    bench = Bench()
+
+    def own_deadline(call: Call) -> None:
+        call.deadline = time.monotonic() + 3600
+
+    bench.dialect.on_begin = own_deadline
+    bench.begin()
+    bench.wire.finish()
+    assert [entry.callback for _, _, entry in bench.deadlines._heap] == [None]
