@@ -224,6 +224,18 @@ class UnaryCall(Call):
         self.leave()
 
 
+def _work(make: Make, call: Call, ready: Callable[[Make], None]) -> None:
+    """Make an answer that takes a while and only then hand it over, so that its time counts, and a caller can leave."""
+    try:
+        if call.deadline is not None and time.monotonic() >= call.deadline:
+            raise too_late()
+        message = make()
+    except Exception as error:  # noqa: BLE001 - see Record.settle
+        ready(raising(error))
+    else:
+        ready(lambda: message)
+
+
 class Answerer(Protocol):
     """A model, as far as calls go before their message is read."""
 
@@ -313,7 +325,7 @@ class Calls:
         """Return the gRPC handler of a unary method whose answer takes a while: it is made on a thread of `pool`."""
 
         def begin(request: Request, call: Call, ready: Callable[[Make], None]) -> Callable[[], None]:
-            work = pool.submit(ready, lambda: answer(request, call))
+            work = pool.submit(_work, lambda: answer(request, call), call, ready)
 
             def leave() -> None:
                 work.cancel()

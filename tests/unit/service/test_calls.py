@@ -339,6 +339,74 @@ def test_blocking_work_for_nobody() -> None:
     assert asked == ["mine"]
 
 
+class Blocking:
+    """A call of a blocking method whose work has begun, and goes on until the test lets it."""
+
+    def __init__(self) -> None:
+        self.method = Method()
+        self.works, self.go = threading.Event(), threading.Event()
+        self.pool = ThreadPoolExecutor(1)
+        handler = self.method.calls.blocking(self._answer, pb.ClassifyRequest, "Classify", self.pool)
+        self.wire = self.method.arrive(FakeWire(), handler)
+        self.wire.say(REQUEST)
+        assert self.works.wait(WAIT)
+
+    def _answer(self, _: pb.ClassifyRequest, __: Call) -> pb.ClassifyResponse:
+        self.works.set()
+        assert self.go.wait(WAIT)
+        return pb.ClassifyResponse()
+
+    def end(self) -> None:
+        """Let the work end."""
+        self.go.set()
+        self.pool.shutdown()
+
+
+def test_blocking_work_is_timed() -> None:
+    """What a blocking method does is in the seconds of its call."""
+    blocking = Blocking()
+    began = time.monotonic()
+    threading.Event().wait(0.02)  # of work
+    worked = time.monotonic() - began
+    blocking.end()
+    labels = {"model": "", "method": "Classify"}
+    seconds = blocking.method.metrics.registry.get_sample_value("saccade_request_seconds_sum", labels)
+    assert seconds is not None
+    assert seconds >= worked
+
+
+def test_blocking_caller_leaves_amid_the_work() -> None:
+    """A blocking call whose caller leaves while its work is done counts as CANCELLED, once."""
+    blocking = Blocking()
+    blocking.wire.finish()
+    blocking.end()
+    method = blocking.method
+    assert (blocking.wire.ends, method.counted("CANCELLED"), method.counted("OK")) == ([], 1, None)
+
+
+def test_blocking_work_after_the_deadline() -> None:
+    """A blocking method whose turn comes after the deadline is not run."""
+    method = Method()
+    with ThreadPoolExecutor(1) as pool:
+        handler = method.calls.blocking(lambda *_: pytest.fail("it was run"), pb.ClassifyRequest, "ListModels", pool)
+        wire = method.arrive(FakeWire(deadline=0.0), handler)
+        wire.say(REQUEST)
+    assert wire.code is CODE.DEADLINE_EXCEEDED
+
+
+def test_blocking_work_that_raises() -> None:
+    """What a blocking method raises is the status of its call."""
+    method = Method()
+
+    def answer(*_: object) -> pb.ClassifyResponse:
+        raise InvalidInput("model", "is none")
+
+    with ThreadPoolExecutor(1) as pool:
+        wire = method.arrive(FakeWire(), method.calls.blocking(answer, pb.ClassifyRequest, "ListModels", pool))
+        wire.say(REQUEST)
+    assert wire.code is CODE.INVALID_ARGUMENT
+
+
 def test_too_many_fields() -> None:
     """A message of more fields than any needs is refused before it is parsed."""
     method, wire = Method(), FakeWire()
