@@ -17,7 +17,16 @@ from google.protobuf.message import DecodeError, Message
 
 from service import logs
 from service.batcher import Later
-from service.errors import Cancelled, DeadlineExceeded, InvalidInput, Overloaded, RefusalReason, Unavailable, raising
+from service.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    InvalidInput,
+    Overloaded,
+    RefusalReason,
+    SaccadeError,
+    Unavailable,
+    raising,
+)
 from service.metrics import Metrics
 from service.rpc import parts
 from service.rpc.deadlines import Deadlines, Entry
@@ -128,6 +137,13 @@ def too_late() -> DeadlineExceeded:
     return DeadlineExceeded("the deadline passed before the answer was there")
 
 
+def unanswered(deadline: float | None, now: float, why: str = "the caller left") -> SaccadeError:
+    """Return what a request failed with that was over before it was answered."""
+    if deadline is not None and now >= deadline:
+        return DeadlineExceeded("the deadline passed")
+    return Cancelled(why)
+
+
 LEAVING = to_status(Unavailable("draining; try another server"))
 """What callers get while the server drains."""
 
@@ -213,10 +229,22 @@ class UnaryCall(Call):
             return
         self.ended()
         now = time.monotonic()
-        late = self.deadline is not None and now >= self.deadline
-        error = DeadlineExceeded("the deadline passed") if late else Cancelled("the caller left")
-        self._record.failed(error, self, now)
+        self._record.failed(unanswered(self.deadline, now), self, now)
         self.leave()
+
+    def unheard(self) -> None:
+        """Answer that there is no message, and take note of what came of that once gRPC is done with the call."""
+        error = InvalidInput("request", "is missing: the call ended without a message")
+
+        def over() -> None:
+            if self._wire.left:
+                self.over()
+            else:
+                self._record.failed(error, self, time.monotonic())
+
+        self._wire.end(status=to_status(error))
+        if not self._wire.on_end(over):
+            over()
 
     def expire(self) -> None:
         """Answer that the deadline passed, and give up what was begun."""
@@ -305,17 +333,18 @@ class Calls:
 
         def message(wire: Wire, raw: bytes | None) -> None:
             if raw is None:  # the caller left or forgot its message; who left is not there to be told
-                error = InvalidInput("request", "is missing: the call ended without a message")
-                wire.end(status=to_status(error))
+                UnaryCall(wire, record, alone=False).unheard()
             elif not self._refuse(wire, record, limited=limited):
                 alone = not self._under_way and wire.arrived - self._last > _ANSWER_TO_REQUEST
                 call = UnaryCall(wire, record, alone=alone)
-                if self._count(wire, call):
-                    try:
-                        call.begun(begin(parse(parser, raw), call, call.answer), self._deadlines, call.expire)
-                    except Exception as error:  # noqa: BLE001 - see Record.settle
-                        call.fail(error)
-                    self._last = time.monotonic()
+                if not self._count(wire, call):
+                    call.over()
+                    return
+                try:
+                    call.begun(begin(parse(parser, raw), call, call.answer), self._deadlines, call.expire)
+                except Exception as error:  # noqa: BLE001 - see Record.settle
+                    call.fail(error)
+                self._last = time.monotonic()
 
         return handler(arrive)
 

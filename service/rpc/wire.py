@@ -59,6 +59,11 @@ class Wire:
         pairs: tuple[tuple[str, str | bytes], ...] = self._event.invocation_metadata
         return pairs
 
+    @property
+    def left(self) -> bool:
+        """Whether the caller left, or its deadline passed, before it had its answer; known when `on_end` is told."""
+        return bool(self._state.client is _server._CANCELLED)
+
     def on_end(self, callback: Callable[[], None]) -> bool:
         """Call when the RPC is over for whatever reason, its last bytes handed to the transport; False: it is over.
 
@@ -196,6 +201,7 @@ def arrival(method: "grpc.RpcMethodHandler[Any, Any]") -> Callable[[Wire], None]
 
 
 _NEEDED = (
+    "_CANCELLED",
     "_get_initial_metadata_operation",
     "_is_rpc_state_active",
     "_receive_message",

@@ -16,6 +16,8 @@ from grpc_status import rpc_status
 from service import image
 from service.client import Client
 from service.rpc.pb.saccade.v1 import classifier_pb2 as pb
+from service.server import Server
+from tests import http2
 from tests.conftest import Channel, Lines, StartServer
 from tests.fakes import WAIT, Batch, HeldSession, uniform, until_waiting
 from tests.onnx_models import pictures, write_model
@@ -61,6 +63,23 @@ def violation(error: grpc.RpcError) -> error_details_pb2.BadRequest.FieldViolati
 def trailing(error: grpc.RpcError) -> dict[str, str | bytes]:
     """Return the trailing metadata of a failure."""
     return dict(error.trailing_metadata())  # type: ignore[arg-type]
+
+
+def until_counted(server: Server, calls: int) -> dict[str, float]:
+    """Return how many calls of Classify were counted of each status, as soon as there are so many."""
+    sample, pause = server.metrics.registry.get_sample_value, threading.Event()
+    counts: dict[str, float] = {}
+    for _ in range(int(WAIT / 0.005)):
+        for code in CODE:
+            found = [
+                sample("saccade_requests_total", {"model": model, "method": "Classify", "code": code.name}) or 0
+                for model in ("", "linear")
+            ]
+            counts[code.name] = sum(found)
+        if sum(counts.values()) >= calls:
+            return {code: count for code, count in counts.items() if count}
+        pause.wait(0.005)
+    raise AssertionError(f"{calls} calls were never counted: {counts}")
 
 
 @pytest.fixture
@@ -321,6 +340,43 @@ def test_silent_callers_hold_nothing(start_server: StartServer, channel: Channel
     silent.set()
     codes = {call.code() for call in stuck}
     assert codes == {CODE.INVALID_ARGUMENT}
+
+
+def leaves(caller: http2.Connection) -> None:
+    """Reset the call."""
+    caller.send(http2.RESET, bytes(3) + b"\x08", stream=1)
+
+
+def sends_none(caller: http2.Connection) -> None:
+    """End without a message."""
+    caller.send(http2.DATA, flags=http2.END_STREAM, stream=1)
+    assert b"is missing" in caller.ended(1).payload
+
+
+@pytest.mark.parametrize(
+    ("then", "extra", "code"),
+    [
+        (leaves, [], "CANCELLED"),
+        (sends_none, [], "INVALID_ARGUMENT"),
+        (http2.Connection.ping, [(b"grpc-timeout", b"50m")], "DEADLINE_EXCEEDED"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_no_message_is_counted(
+    start_server: StartServer,
+    repository: Path,
+    then: Callable[[http2.Connection], None],
+    extra: list[http2.Pair],
+    code: str,
+) -> None:
+    """A call whose message never comes is counted once, by what became of it."""
+    server = start_server(repository)
+    with http2.Connection(server.grpc_port) as caller:
+        caller.call(1, CLASSIFY.encode(), *extra)
+        caller.ping()
+        then(caller)
+        counts = until_counted(server, 1)
+    assert counts == {code: 1}
 
 
 def test_unknown_method(answers: grpc.Channel) -> None:

@@ -276,7 +276,29 @@ def test_a_call_that_ended_as_its_message_came() -> None:
     wire = method.arrive(FakeWire())
     wire.is_over = True
     wire.say(REQUEST)
-    assert (method.begun, wire.ends) == ([], [])
+    assert (method.begun, wire.ends, method.counted("CANCELLED")) == ([], [], 1)
+
+
+@pytest.mark.parametrize(("deadline", "code"), [(None, "CANCELLED"), (0.0, "DEADLINE_EXCEEDED")])
+@pytest.mark.parametrize("is_over", [False, True])
+def test_a_caller_who_leaves_before_its_message(deadline: float | None, code: str, *, is_over: bool) -> None:
+    """A call that ends before its message is there counts once, as CANCELLED or by its deadline."""
+    method, wire = Method(), FakeWire(deadline)
+    method.arrive(wire)
+    wire.left, wire.is_over = True, is_over
+    wire.say(None)
+    if not is_over:
+        wire.finish()
+    assert {each.name: method.counted(each.name) for each in CODE if method.counted(each.name)} == {code: 1}
+
+
+def test_no_message_is_counted() -> None:
+    """A call whose caller sends no message and waits counts as what it is answered."""
+    method = Method()
+    wire = method.arrive(FakeWire())
+    wire.say(None)
+    wire.finish()
+    assert method.counted("INVALID_ARGUMENT") == 1
 
 
 @pytest.mark.parametrize(("gap", "alone"), [(10.0, True), (0.0, False)])
