@@ -116,7 +116,11 @@ class Settings(BaseSettings):
         "300 does); 0: never.",
     )
     stream_idle: float = Field(
-        300.0, ge=0.1, le=86400, description="Seconds after which a stream on which nothing happens is closed."
+        300.0,
+        ge=0.1,
+        le=86400,
+        description="Seconds after which a stream on which nothing happens is closed, and a call or stream whose "
+        "answer nobody takes is cancelled.",
     )
     max_message_mb: int = Field(64, ge=1, le=1024, description="Largest gRPC message, in MiB.")
     max_pixels: int = Field(

@@ -158,7 +158,9 @@ class Server:
         self._health = health.Health()
         self._health.set("", health.NOT_SERVING)
         deadlines = Deadlines()
-        self._calls = Calls(self._most_calls(), self.metrics, deadlines, access_log=settings.access_log)
+        self._calls = Calls(
+            self._most_calls(), self.metrics, deadlines, idle=settings.stream_idle, access_log=settings.access_log
+        )
         self._streams = Streams(self.metrics, deadlines, **_stream_limits(settings))
         self._pin = cores.home(settings.pin)
         with cores.pinned(self._pin):

@@ -209,6 +209,11 @@ class UnaryCall(Call):
         self._record = record
         self._once = threading.Lock()
 
+    @property
+    def is_answered(self) -> bool:
+        """Whether it was answered; from any thread."""
+        return self._once.locked()
+
     def answer(self, make: Make) -> None:
         """Answer with what `make` returns, or with the status of what it raises; from any thread, once."""
         if not self._once.acquire(blocking=False):
@@ -288,6 +293,7 @@ class Calls:
             than to be refused by the queue and keeps large messages out. May be changed at any time.
         metrics: where they are counted.
         deadlines: watches those that requests give themselves.
+        idle: seconds after which a call whose answer nobody takes is cancelled.
         access_log: log answered calls too.
 
     Attributes:
@@ -295,13 +301,18 @@ class Calls:
             message is read. May be changed at any time.
     """
 
-    def __init__(self, limit: int, metrics: Metrics, deadlines: Deadlines, *, access_log: bool = False) -> None:
+    def __init__(
+        self, limit: int, metrics: Metrics, deadlines: Deadlines, *, idle: float, access_log: bool = False
+    ) -> None:
         self.limit = limit
         self.answerers: Sequence[Answerer] = ()
         self._metrics = metrics
         self._deadlines = deadlines
         self._access_log = access_log
-        self._under_way = 0  # changed by gRPC's one polling thread only
+        self._idle = idle
+        self._under_way: dict[UnaryCall, Wire] = {}  # changed by gRPC's one polling thread only
+        self._untaken: dict[Wire, float] = {}  # those answered and not over, since when; looked at now and then
+        self._sweeps = False
         self._last = 0.0  # when the last call was begun, and answered if it was alone
         self._closed = False
         self._none = threading.Condition()
@@ -376,7 +387,7 @@ class Calls:
         """Refuse a call while draining or full; looked at when it arrives and again when its message is there."""
         if self._closed:
             record.refuse(wire, LEAVING, "draining")
-        elif limited and self._under_way >= self.limit:
+        elif limited and len(self._under_way) >= self.limit:
             record.refuse(wire, self._full, "pool_full")
         else:
             return False
@@ -404,7 +415,7 @@ class Calls:
         """Count a call until gRPC is done with it; False: it is done already."""
 
         def over() -> None:
-            self._under_way -= 1
+            del self._under_way[call]
             call.over()
             if self._closed and not self._under_way:
                 with self._none:
@@ -412,5 +423,25 @@ class Calls:
 
         if not wire.on_end(over):
             return False
-        self._under_way += 1
+        self._under_way[call] = wire
+        if not self._sweeps:
+            self._sweeps = True
+            self._sweep()
         return True
+
+    def _sweep(self) -> None:
+        """Cancel the calls whose answer nobody takes, looked at four times as often as it may lie.
+
+        Such a caller keeps its HTTP/2 window shut, and its place for as long. Who is one is seen here and not noted by
+        each call, which would cost every call and not these.
+        """
+        if self._closed:
+            return
+        now = time.monotonic()
+        # A copy is one step for Python, so that the polling thread changes nothing meanwhile.
+        answered = [wire for call, wire in self._under_way.copy().items() if call.is_answered]
+        self._untaken = {wire: self._untaken.get(wire, now) for wire in answered}
+        for wire, since in self._untaken.items():
+            if now - since >= self._idle:
+                wire.cancel()
+        self._deadlines.at(now + self._idle / 4, self._sweep)

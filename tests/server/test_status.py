@@ -1,6 +1,8 @@
 """Every failure that a caller can meet, over a real socket: status, details, and what happens to the others."""
 
+import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -340,6 +342,25 @@ def test_silent_callers_hold_nothing(start_server: StartServer, channel: Channel
     silent.set()
     codes = {call.code() for call in stuck}
     assert codes == {CODE.INVALID_ARGUMENT}
+
+
+def test_answers_that_nobody_takes(start_server: StartServer, channel: Channel, repository: Path) -> None:
+    """Calls whose answers their caller does not take, its window shut, give up their places after --stream-idle."""
+    server = start_server(repository, queue_size=2, max_batch_size=1, stream_idle=0.3)
+    with http2.Connection(server.grpc_port) as hostile:
+        hostile.send(http2.SETTINGS, struct.pack(">HI", 4, 0))  # the window of each call that comes
+        for number in range(3):
+            hostile.call(2 * number + 1, CLASSIFY.encode(), message=request(PICTURE))
+            assert until_counted(server, number + 1) == {"OK": number + 1}
+        other, until = channel(server), time.monotonic() + WAIT
+        while time.monotonic() < until:
+            try:
+                assert send(other, request(PICTURE))
+            except grpc.RpcError as refused:
+                assert refused.code() is CODE.RESOURCE_EXHAUSTED
+            else:
+                return
+    pytest.fail("the places were never given back")
 
 
 def leaves(caller: http2.Connection) -> None:

@@ -27,13 +27,29 @@ def own_deadline(call: Call) -> None:
     call.deadline = time.monotonic() + 3600
 
 
+class HeldDeadlines(Deadlines):
+    """Deadlines that pass when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: list[Callable[[], None]] = []
+        self.on_watch: Callable[[], None] = lambda: None
+
+    def at(self, deadline: float, callback: Callable[[], None]) -> Entry:
+        """Keep it."""
+        self.on_watch()
+        self.kept.append(callback)
+        self._heap.append((deadline, len(self.kept), entry := Entry(self, callback)))
+        return entry
+
+
 class Method:
     """A method whose calls the test answers; and the calls that it begins."""
 
-    def __init__(self, limit: int = 10) -> None:
+    def __init__(self, limit: int = 10, *, deadlines: Deadlines | None = None, idle: float = 3600.0) -> None:
         self.metrics = Metrics()
-        self.deadlines = Deadlines()
-        self.calls = Calls(limit, self.metrics, self.deadlines)
+        self.deadlines = deadlines or Deadlines()
+        self.calls = Calls(limit, self.metrics, self.deadlines, idle=idle)
         self.on_begin: Callable[[UnaryCall], None] = lambda _: None
         self.begun: list[tuple[pb.ClassifyRequest, UnaryCall]] = []
         self.left: list[Call] = []
@@ -53,7 +69,7 @@ class Method:
     @property
     def watched(self) -> int:
         """How many requests are kept for a deadline of their own."""
-        return sum(entry.callback is not None for _, _, entry in self.deadlines._heap)
+        return sum(entry.callback not in (None, self.calls._sweep) for _, _, entry in self.deadlines._heap)
 
     def begin(self, wire: FakeWire | None = None) -> tuple[FakeWire, UnaryCall]:
         """Let a call arrive with its message."""
@@ -224,6 +240,41 @@ def test_no_answer_after_the_deadline() -> None:
     assert wire.code is CODE.DEADLINE_EXCEEDED
 
 
+@pytest.mark.parametrize(
+    ("idle", "answered", "cancelled"), [(0.0, True, True), (3600.0, True, False), (0.0, False, False)]
+)
+def test_an_answer_that_nobody_takes(idle: float, *, answered: bool, cancelled: bool) -> None:
+    """A call is cancelled whose answer was not taken for so long; one that waits for its answer is not."""
+    deadlines = HeldDeadlines()
+    method = Method(deadlines=deadlines, idle=idle)
+    wire, call = method.begin()
+    if answered:
+        call.answer(pb.ClassifyResponse)
+    deadlines.kept[0]()
+    assert wire.is_cancelled is cancelled
+
+
+def test_an_answer_that_is_taken_late() -> None:
+    """A call whose answer was taken in the end is not cancelled."""
+    deadlines = HeldDeadlines()
+    method = Method(deadlines=deadlines, idle=0.0)
+    wire, call = method.begin()
+    call.answer(pb.ClassifyResponse)
+    wire.finish()
+    deadlines.kept[0]()
+    assert not wire.is_cancelled
+
+
+def test_no_more_is_looked_for_answers_that_nobody_takes() -> None:
+    """After `close`, when gRPC ends what there is, nothing is looked at again."""
+    deadlines = HeldDeadlines()
+    method = Method(deadlines=deadlines)
+    method.begin()
+    method.calls.close()
+    deadlines.kept[0]()
+    assert len(deadlines.kept) == 1
+
+
 def test_a_deadline_of_its_own_is_watched() -> None:
     """A request that gives itself a deadline is kept for it until it is answered."""
     method = Method()
@@ -249,17 +300,16 @@ def test_a_deadline_of_its_own_answered_at_once() -> None:
 
 def test_a_deadline_of_its_own_answered_by_another_thread() -> None:
     """A request that is answered just as its own deadline begins to be watched is not kept for it."""
-    method = Method()
-    method.on_begin = own_deadline
-    watch = method.deadlines.at
+    deadlines = HeldDeadlines()
+    method = Method(deadlines=deadlines)
 
-    def answered(deadline: float, callback: Callable[[], None]) -> Entry:
-        method.begun[0][1].answer(pb.ClassifyResponse)
-        return watch(deadline, callback)
+    def begin(call: UnaryCall) -> None:
+        own_deadline(call)
+        deadlines.on_watch = lambda: call.answer(pb.ClassifyResponse)
 
-    method.deadlines.at = answered  # type: ignore[method-assign]
+    method.on_begin = begin
     method.begin()
-    assert method.watched == 0
+    assert (method.watched, method.counted("OK")) == (0, 1)
 
 
 def test_a_deadline_of_its_own_of_who_left() -> None:

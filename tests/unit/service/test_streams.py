@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable
 
 import grpc
-import pytest
 from google.protobuf.message import Message
 
 from service.metrics import Metrics
@@ -28,7 +27,7 @@ class Dialect:
         self.begun: list[tuple[Call, Callable[[Make], None]]] = []
         self.left: list[Call] = []
 
-    def begin(self, raw: bytes, call: Call, ready: Callable[[Make], None]) -> Callable[[], None]:  # noqa: ARG002 - the protocol
+    def begin(self, raw: bytes, call: Call, ready: Callable[[Make], None]) -> Callable[[], None]:
         """Keep a message."""
         self.begun.append((call, ready))
         self.on_begin(call)
