@@ -251,6 +251,8 @@ class _Stream:
         with self._lock:
             ready = self._ready.popleft() if self._ready and not self._ended else None
             self._sending = ready is not None
+            if ready is not None:  # from here on it is this answer that is counted, also if the caller leaves
+                self._under_way.discard(ready[0])
         if ready is None:
             self._end_if_done()
             return
@@ -258,8 +260,6 @@ class _Stream:
         settled = self._record.settle(message, make)
         raw = settled if isinstance(settled, bytes) else self._dialect.failure(message, settled).SerializeToString()
         self._touched = time.monotonic()
-        with self._lock:
-            self._under_way.discard(message)
         self._wire.send(raw, self._sent)
 
     def _sent(self) -> None:

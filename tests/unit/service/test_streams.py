@@ -71,3 +71,16 @@ def test_a_deadline_of_its_own_of_who_left() -> None:
     bench.begin()
     bench.wire.finish()
     assert [entry.callback for _, _, entry in bench.deadlines._heap] == [None]
+
+
+def test_a_caller_who_leaves_as_it_is_answered() -> None:
+    """A message whose caller leaves while its answer is made is counted once."""
+    bench = Bench()
+    ready = bench.begin()
+
+    def make() -> Message:
+        bench.wire.finish()
+        return pb.ClassifyStreamResponse()
+
+    ready(make)
+    assert bench.counted() == {"OK": 1}
