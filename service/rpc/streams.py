@@ -172,6 +172,7 @@ class _Stream:
         self._sending = self._paused = False
         self._read_all = self._draining = self._ended = False
         self._touched = time.monotonic()
+        self._send_began = math.inf  # while none is under way
 
     def begin(self) -> None:
         """Ask for the first message."""
@@ -191,11 +192,12 @@ class _Stream:
     def close_if_idle(self, idle: float) -> None:
         """End the stream if nothing happened for so many seconds, or its caller took no answer for as long."""
         with self._lock:
-            quiet = time.monotonic() - self._touched >= idle
-            stuck, busy = quiet and self._sending, self._under_way
+            now = time.monotonic()
+            stuck = now - self._send_began >= idle
+            quiet = now - self._touched >= idle and not self._sending and not self._under_way
         if stuck:
             self._wire.cancel()
-        elif quiet and not busy:
+        elif quiet:
             self._end(to_status(Unavailable(f"nothing happened on this stream for {idle:g} s; open a new one")))
 
     def over(self) -> None:
@@ -259,11 +261,12 @@ class _Stream:
         message, make = ready
         settled = self._record.settle(message, make)
         raw = settled if isinstance(settled, bytes) else self._dialect.failure(message, settled).SerializeToString()
-        self._touched = time.monotonic()
+        self._send_began = time.monotonic()
         self._wire.send(raw, self._sent)
 
     def _sent(self) -> None:
         """Go on with what is ready, and with reading if it waited for room; on gRPC's polling thread."""
+        self._send_began = math.inf
         self._touched = time.monotonic()
         with self._lock:
             resume = self._paused and len(self._under_way) < self._window and not self._draining

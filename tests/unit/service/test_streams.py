@@ -1,5 +1,6 @@
 """Streams over a wire that is a fake: what is answered, what is counted, what is let go."""
 
+import threading
 import time
 from collections.abc import Callable
 
@@ -46,6 +47,7 @@ class Bench:
         self.streams = Streams(self.metrics, self.deadlines, limit=10, idle=idle)
         self.wire = FakeWire(arrived=time.monotonic())
         self.wire.arrive(self.streams.handler(self.dialect))
+        [self.stream] = self.streams._open
 
     def begin(self) -> Callable[[Make], None]:
         """Let a message come; return what takes its answer."""
@@ -84,3 +86,37 @@ def test_a_caller_who_leaves_as_it_is_answered() -> None:
 
     ready(make)
     assert bench.counted() == {"OK": 1}
+
+
+def test_an_answer_that_took_long() -> None:
+    """A stream whose answer took longer than a stream may be idle is neither ended nor cancelled before it is sent."""
+    bench = Bench()
+    ready = bench.begin()
+
+    def make() -> Message:
+        bench.stream.close_if_idle(0.0)
+        return pb.ClassifyStreamResponse()
+
+    ready(make)
+    assert (bench.wire.is_cancelled, bench.wire.ends, len(bench.wire.sent)) == (False, [], 1)
+
+
+def test_messages_of_who_takes_no_answers() -> None:
+    """A stream whose caller takes no answers is cancelled whatever messages it sends meanwhile."""
+    bench = Bench()
+    bench.begin()(pb.ClassifyStreamResponse)
+    began = time.monotonic()
+    threading.Event().wait(0.1)  # and the answer is not taken
+    idle = time.monotonic() - began
+    bench.begin()
+    bench.stream.close_if_idle(idle)
+    assert bench.wire.is_cancelled
+
+
+def test_an_answer_that_is_taken() -> None:
+    """A stream whose answers are taken is not cancelled, but ends if nothing more happens."""
+    bench = Bench()
+    bench.begin()(pb.ClassifyStreamResponse)
+    bench.wire.on_sent()
+    bench.stream.close_if_idle(0.0)
+    assert (bench.wire.is_cancelled, bench.wire.code) == (False, CODE.UNAVAILABLE)
