@@ -14,9 +14,9 @@ from typing import Protocol
 
 from google.protobuf.message import Message
 
-from service.errors import Cancelled, Overloaded, Unavailable, raising
+from service.errors import Overloaded, Unavailable, raising
 from service.metrics import Metrics
-from service.rpc.calls import LEAVING, Call, Handler, Make, Record, too_late
+from service.rpc.calls import LEAVING, Call, Handler, Make, Record, too_late, unanswered
 from service.rpc.deadlines import Deadlines
 from service.rpc.statuses import StatusWithDetails, to_status
 from service.rpc.wire import Wire, handler
@@ -173,6 +173,7 @@ class _Stream:
         self._read_all = self._draining = self._ended = False
         self._touched = time.monotonic()
         self._send_began = math.inf  # while none is under way
+        self._why = "the caller left"  # if it ends with messages under way
 
     def begin(self) -> None:
         """Ask for the first message."""
@@ -187,6 +188,7 @@ class _Stream:
         """Ask for no more messages; end for this reason when what is under way is answered."""
         if not self._draining:
             self._leaving, self._draining = why, True
+            self._why = "the caller left, or its stream was cut when it should long have ended"  # gRPC does not tell
         self._end_if_done()
 
     def close_if_idle(self, idle: float) -> None:
@@ -196,6 +198,7 @@ class _Stream:
             stuck = now - self._send_began >= idle
             quiet = now - self._touched >= idle and not self._sending and not self._under_way
         if stuck:
+            self._why = f"the caller took no answer for {idle:g} s"
             self._wire.cancel()
         elif quiet:
             self._end(to_status(Unavailable(f"nothing happened on this stream for {idle:g} s; open a new one")))
@@ -206,10 +209,11 @@ class _Stream:
             self._ended = True
             under_way = list(self._under_way)
             self._under_way.clear()
+        now = time.monotonic()
         for message in under_way:
             message.ended()
             message.leave()
-            self._record.failed(Cancelled("the caller left"), message, time.monotonic())
+            self._record.failed(unanswered(message.deadline, now, self._why), message, now)
 
     def _receive(self, raw: bytes | None) -> None:
         """Begin a message and ask for the next, unless the window is full; on gRPC's polling thread."""
@@ -286,4 +290,6 @@ class _Stream:
             if self._ended:
                 return
             self._ended = True
+            if status is not None:
+                self._why = status.details
         self._wire.end(status=status)

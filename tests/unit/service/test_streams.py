@@ -13,6 +13,7 @@ from service.rpc.deadlines import Deadlines
 from service.rpc.pb.saccade.v1 import classifier_pb2 as pb
 from service.rpc.statuses import StatusWithDetails
 from service.rpc.streams import Streams
+from tests.conftest import Lines
 from tests.fake_wire import FakeWire
 
 CODE = grpc.StatusCode
@@ -42,10 +43,10 @@ class Dialect:
 class Bench:
     """One open stream, and the messages that it begins."""
 
-    def __init__(self, idle: float = 3600.0) -> None:
+    def __init__(self, deadline: float | None = None) -> None:
         self.metrics, self.deadlines, self.dialect = Metrics(), Deadlines(), Dialect()
-        self.streams = Streams(self.metrics, self.deadlines, limit=10, idle=idle)
-        self.wire = FakeWire(arrived=time.monotonic())
+        self.streams = Streams(self.metrics, self.deadlines, limit=10, idle=3600.0)
+        self.wire = FakeWire(deadline, arrived=time.monotonic())
         self.wire.arrive(self.streams.handler(self.dialect))
         [self.stream] = self.streams._open
 
@@ -120,3 +121,48 @@ def test_an_answer_that_is_taken() -> None:
     bench.wire.on_sent()
     bench.stream.close_if_idle(0.0)
     assert (bench.wire.is_cancelled, bench.wire.code) == (False, CODE.UNAVAILABLE)
+
+
+def test_a_caller_who_leaves(lines: Lines) -> None:
+    """A message under way when its caller leaves is given up, and is CANCELLED in metrics and log."""
+    bench = Bench()
+    bench.begin()
+    bench.wire.finish()
+    assert (len(bench.dialect.left), bench.counted()) == (1, {"CANCELLED": 1})
+    assert [line["reason"] for line in lines()] == ["the caller left"]
+
+
+def test_a_deadline_of_the_stream() -> None:
+    """A message under way when the deadline ends its stream is DEADLINE_EXCEEDED."""
+    bench = Bench(deadline=0.0)
+    bench.begin()
+    bench.wire.finish()
+    assert bench.counted() == {"DEADLINE_EXCEEDED": 1}
+
+
+def test_a_stream_that_the_server_cancels(lines: Lines) -> None:
+    """A message under way when the server cancels its stream is logged with that reason."""
+    bench = Bench()
+    bench.begin()(pb.ClassifyStreamResponse)
+    bench.begin()
+    bench.stream.close_if_idle(0.0)
+    bench.wire.finish()
+    assert [line["reason"] for line in lines()] == ["the caller took no answer for 0 s"]
+
+
+def test_a_message_that_comes_as_its_stream_ends(lines: Lines) -> None:
+    """A message that comes as the server ends an idle stream is logged with that reason."""
+    bench = Bench()
+    bench.stream.close_if_idle(0.0)
+    bench.begin()
+    bench.wire.finish()
+    assert [line["reason"] for line in lines()] == ["nothing happened on this stream for 0 s; open a new one"]
+
+
+def test_a_drain_that_cuts_a_stream(lines: Lines) -> None:
+    """A message under way when gRPC cuts a stream that drains does not say that its caller left."""
+    bench = Bench()
+    bench.begin()
+    bench.streams.drain()
+    bench.wire.finish()
+    assert [line["reason"] for line in lines()] != ["the caller left"]
