@@ -26,6 +26,8 @@ _bounded: dict[str, tuple[float, int]] = {}
 """For each event when its second began, and how many there were in it."""
 MOST_A_SECOND = 100
 """Lines of one event that callers can cause: 5,000 a second would fill a disk with 100 GB a day."""
+MOST_STACKS = 10
+"""Stacks among them: one is as long as ten lines and more."""
 
 
 def info(event: str, **fields: object) -> None:
@@ -52,23 +54,40 @@ def sometimes(event: str, clock: Callable[[], float] = time.monotonic, **fields:
 
 def bounded(event: str, clock: Callable[[], float] = time.monotonic, **fields: object) -> None:
     """Log what callers cause: each, up to MOST_A_SECOND; then the next second's first says how many were left out."""
-    with _lock:
-        now = clock()
-        began, count = _bounded.get(event, (-math.inf, 0))
-        if 0 <= now - began < 1.0:
-            _bounded[event] = (began, count + 1)
-            if count >= MOST_A_SECOND:
-                return
-        else:
-            _bounded[event] = (now, 1)
-            if count > MOST_A_SECOND:
-                fields["left_out"] = count - MOST_A_SECOND
-    info(event, **fields)
+    if _number_in_bound(event, clock, fields) is not None:
+        info(event, **fields)
 
 
 def failure(event: str, exception: BaseException, **fields: object) -> None:
     """Log a failure with its stack."""
     _logger.error(event, extra={"fields": fields}, exc_info=exception)
+
+
+def bounded_failure(
+    event: str, exception: BaseException, clock: Callable[[], float] = time.monotonic, **fields: object
+) -> None:
+    """Log a failure that callers cause: as `bounded` does, the first MOST_STACKS of a second with their stack."""
+    number = _number_in_bound(event, clock, fields)
+    if number is None:
+        return
+    if number < MOST_STACKS:
+        failure(event, exception, **fields)
+    else:
+        _logger.error(event, extra={"fields": {**fields, "error": type(exception).__name__}})
+
+
+def _number_in_bound(event: str, clock: Callable[[], float], fields: dict[str, object]) -> int | None:
+    """Return how many of the event its second had before, None beyond MOST_A_SECOND; add how many were left out."""
+    with _lock:
+        now = clock()
+        began, count = _bounded.get(event, (-math.inf, 0))
+        if 0 <= now - began < 1.0:
+            _bounded[event] = (began, count + 1)
+            return count if count < MOST_A_SECOND else None
+        _bounded[event] = (now, 1)
+        if count > MOST_A_SECOND:
+            fields["left_out"] = count - MOST_A_SECOND
+        return 0
 
 
 def setup(log_format: LogFormat, file: TextIO | None = None, **always: object) -> None:

@@ -29,7 +29,8 @@ Lines = Callable[[], list[dict[str, Any]]]
 
 @pytest.fixture
 def logger() -> Iterator[logging.Logger]:
-    """Return the service's logger; what `setup` does to it is undone."""
+    """Return the service's logger; what `setup` does to it is undone, and what other tests logged bounds nothing."""
+    logs._bounded.clear()
     logger = logging.getLogger("saccade")
     before = logger.handlers, logger.level, logger.propagate
     yield logger

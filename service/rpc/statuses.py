@@ -74,5 +74,5 @@ def to_status(error: Exception) -> StatusWithDetails:
 def _internal(error: Exception) -> StatusWithDetails:
     """Return INTERNAL with an id that the log repeats; the caller learns nothing else."""
     incident = secrets.token_hex(4)
-    logs.failure("internal error", error, incident=incident)
+    logs.bounded_failure("internal error", error, incident=incident)
     return StatusWithDetails(code_pb2.INTERNAL, f"internal error {incident}", [])

@@ -182,3 +182,15 @@ def test_what_callers_cause_is_bounded(capsys: pytest.CaptureFixture[str]) -> No
     entries = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert [entry["number"] for entry in entries] == [*range(logs.MOST_A_SECOND), 300]
     assert [entry.get("left_out") for entry in entries] == [None] * logs.MOST_A_SECOND + [200]
+
+
+def test_failures_that_callers_cause_are_bounded(capsys: pytest.CaptureFixture[str]) -> None:
+    """Such failures are bounded likewise, and only the first of a second have their stack; the others name its class."""
+    logs.setup("json")
+    for number, now in enumerate([0.0] * 150 + [1.5]):
+        logs.bounded_failure("bad", raised("why"), clock=lambda now=now: now, number=number)  # type: ignore[misc]
+    entries = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [entry["number"] for entry in entries] == [*range(logs.MOST_A_SECOND), 150]
+    assert [entry["number"] for entry in entries if "stack" in entry] == [*range(logs.MOST_STACKS), 150]
+    assert {entry.get("error") for entry in entries if "stack" not in entry} == {"ValueError"}
+    assert (entries[0]["level"], entries[-1]["left_out"]) == ("error", 50)
