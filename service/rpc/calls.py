@@ -113,13 +113,13 @@ class Call:
     def begun(self, leave: Callable[[], None], deadlines: Deadlines, expire: Callable[[], None]) -> None:
         """Keep what gives it up, and watch the deadline that the request gave itself; gRPC watches its own."""
         self.leave = leave
-        if self.deadline is not None and self.deadline != self._given and not self._ended:
+        if self.deadline is not None and self.deadline != self._given:
             self._own_deadline = deadlines.at(self.deadline, expire)
-            if self._ended:  # by another thread, just now
+            if self._ended:
                 self._own_deadline.cancel()
 
     def ended(self) -> None:
-        """Watch no more, nor begin to: an answer may be there before `begun` is called."""
+        """Watch no more; told before `begun` where the answer is there at once, or by another thread just then."""
         self._ended = True
         if self._own_deadline is not None:
             self._own_deadline.cancel()

@@ -185,7 +185,7 @@ def test_what_callers_cause_is_bounded(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_failures_that_callers_cause_are_bounded(capsys: pytest.CaptureFixture[str]) -> None:
-    """Such failures are bounded likewise, and only the first of a second have their stack; the others name its class."""
+    """Such failures are bounded likewise, and the first of a second have their stack; the others name its class."""
     logs.setup("json")
     for number, now in enumerate([0.0] * 150 + [1.5]):
         logs.bounded_failure("bad", raised("why"), clock=lambda now=now: now, number=number)  # type: ignore[misc]
