@@ -129,7 +129,8 @@ def load_state(run: Path) -> State:
     path = run / STATE
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True)
-        return State(**{**contents, "epochs": [Epoch(**epoch) for epoch in contents["epochs"]]})
+        # Runs are resumed that are older than what is told of their surroundings.
+        return State(**{"among": {}, **contents, "epochs": [Epoch(**epoch) for epoch in contents["epochs"]]})
     except FileNotFoundError:
         raise SetupError(f"{run} holds no {STATE}, so there is nothing to resume; start without --resume") from None
     except Exception as error:  # noqa: BLE001 - torch raises whatever the bytes lead it to
@@ -145,7 +146,7 @@ def check_resumed(state: State, recipe: Recipe, among: dict[str, Any]) -> None:
     told = _differences(state.recipe, recipe.fields(), but=("epochs",))
     if told:
         raise SetupError(f"the run to resume was started by another recipe: {told}; give it the same, or another --run")
-    told = _differences(state.among, among)
+    told = _differences(state.among, {name: value for name, value in among.items() if name in state.among})
     if told:
         raise SetupError(f"the run to resume was another one: {told}; give it the same, or start anew by another --run")
 

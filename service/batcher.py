@@ -481,8 +481,9 @@ class Batcher(Generic[Item, Result]):
         return True
 
     def _latest(self, deadline: float | None, now: float) -> float:
-        """Return when a full batch must begin to be in time for a deadline."""
-        return inf if deadline is None else deadline - self._costs.of(self.max_batch_size, now) * _CAUTION
+        """Return when a batch of what waits must begin to be in time for a deadline."""
+        size = min(self.max_batch_size, max(1, self._queue.started))
+        return inf if deadline is None else deadline - self._costs.of(size, now) * _CAUTION
 
     def _is_short(self, count: int) -> bool:
         return (

@@ -62,8 +62,10 @@ class Costs:
         One that took less than half of it at warm-up says that warm-up was disturbed: half a bucket takes no less.
         """
         bucket = self._buckets[size]
-        self._at_warm_up[bucket] = min(self._at_warm_up[bucket], 2 * seconds)
         known = self.of(size, now)
+        if 2 * seconds < self._at_warm_up[bucket]:
+            self._at_warm_up[bucket] = 2 * seconds
+            known = min(known, 2 * seconds)
         self._learned[bucket] = known + _WEIGHT * (seconds - known) - self._at_warm_up[bucket]
         self._when[bucket] = now
 

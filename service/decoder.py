@@ -86,7 +86,9 @@ class Decoder:
             self._ahead = max(0.0, self._ahead - predicted)
             if seconds is not None:
                 now = self._clock()
-                known = self._seconds[size.bit_length()][0] if predicted else seconds
+                known, when = self._seconds.get(size.bit_length(), (seconds, now))
+                if now - seconds - when >= _FORGET_SECONDS:  # before this one began
+                    known = seconds
                 self._seconds[size.bit_length()] = known + _WEIGHT * (seconds - known), now
 
 

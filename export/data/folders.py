@@ -132,9 +132,14 @@ def _zipped(path: Path, *, whole: bool = False) -> dict[str, Source]:
 
 
 def _unwrapped(names: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-    """Return files with their places in a zip; some zips hold everything in one more folder, which is left out."""
+    """Return files with their places in a zip; some zips hold everything in one more folder, which is left out.
+
+    Hidden folders are left out as well.
+    """
+    names = {name: parts for name, parts in names.items() if not parts[0].startswith(".")}
     while len({parts[0] for parts in names.values()}) == 1 and any(len(parts) > 2 for parts in names.values()):
-        names = {name: parts[1:] for name, parts in names.items() if len(parts) > 2}
+        inside = {name: parts[1:] for name, parts in names.items() if len(parts) > 2}
+        names = {name: parts for name, parts in inside.items() if not parts[0].startswith(".")}
     return names
 
 
@@ -202,9 +207,10 @@ def _check_room(path: Path, parts: dict[str, Source], spec: Preprocessing, memor
     Where a part to choose by is yet to be split off, both parts are copies.
     """
     count = sum(len(source.pictures) for source in parts.values())
-    needed = count * spec.height * spec.width * spec.channels * (1 if "validation" in parts else 2)
+    copies = 0 if "validation" in parts else len(parts["train"].pictures)
+    needed = (count + copies) * spec.height * spec.width * spec.channels
     if needed > memory:
-        copied = "" if "validation" in parts else " (half of it while a part to choose by is split off)"
+        copied = " (those to train on twice, while a part to choose by is split off)" if copies else ""
         raise SetupError(
             f"{path}: {count:,} pictures of {spec.height}x{spec.width} take {needed:,} bytes of memory{copied}, "
             f"and this machine has {memory:,} for a process; give fewer pictures or an architecture of smaller input"

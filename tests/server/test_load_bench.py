@@ -138,16 +138,18 @@ def test_search_without_a_server_says_why(fake: FakeServer) -> None:
         Bench().run(fake.address, objective=parse("p99<1s"), most=100.0, metrics_url=None)
 
 
-def test_search_that_ends_at_its_limit(fake: FakeServer) -> None:
+def test_search_that_ends_at_its_limit(monkeypatch: pytest.MonkeyPatch, fake: FakeServer) -> None:
     """Where no rate misses the objective it is said that the limit, not the server, ended the search."""
+    monkeypatch.setattr(bench, "kept_up", lambda *_: True)
     quick = Bench()
     found = quick.run(fake.address, rates=(20,), objective=parse("p99<5s"), most=40.0, metrics_url=None)
     assert found.found == 40
     assert "--max-rate" in quick.notes[-1]
 
 
-def test_trials_of_a_search_have_arrivals_of_their_own(fake: FakeServer) -> None:
+def test_trials_of_a_search_have_arrivals_of_their_own(monkeypatch: pytest.MonkeyPatch, fake: FakeServer) -> None:
     """No two trials have the same random moments, so that a lucky pattern is not lucky again when it is confirmed."""
+    monkeypatch.setattr(bench, "kept_up", lambda *_: True)
     rows = Bench().run(fake.address, rates=(20,), objective=parse("p99<5s"), most=40.0, metrics_url=None).rows
     seeds = [row.load.seed for row in rows]
     assert len(set(seeds)) == len(seeds) == 4

@@ -346,7 +346,7 @@ def test_silent_callers_hold_nothing(start_server: StartServer, channel: Channel
 
 def test_answers_that_nobody_takes(start_server: StartServer, channel: Channel, repository: Path) -> None:
     """Calls whose answers their caller does not take, its window shut, give up their places after --stream-idle."""
-    server = start_server(repository, queue_size=2, max_batch_size=1, stream_idle=0.3)
+    server = start_server(repository, queue_size=2, max_batch_size=1, stream_idle=1.0)
     with http2.Connection(server.grpc_port) as hostile:
         hostile.send(http2.SETTINGS, struct.pack(">HI", 4, 0))  # the window of each call that comes
         for number in range(3):

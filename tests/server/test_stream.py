@@ -202,7 +202,7 @@ def test_a_caller_that_takes_no_answers_is_left(
     start_server: StartServer, open_stream: OpenStream, repository: Path
 ) -> None:
     """A stream whose answers nobody takes for --stream-idle seconds is cancelled, and its place is free again."""
-    server: Server = start_server(repository, stream_idle=0.3, max_streams=1)
+    server: Server = start_server(repository, stream_idle=1.0, max_streams=1)
     stuck = open_stream(server, timeout=None)
     # An answer repeats the id: those of 30 messages are more than gRPC takes for a caller ahead of it.
     stuck.send(*(pb.ClassifyRequest(id="x" * 1_000_000, images=message(number).images) for number in range(30)))
@@ -215,6 +215,8 @@ def test_a_caller_that_takes_no_answers_is_left(
             assert other.answers(1)[0].id == "1"
         except grpc.RpcError as refused:
             assert refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            other.close()
+            time.sleep(0.02)
         else:
             return
     pytest.fail("the place was never given back")

@@ -90,6 +90,15 @@ def test_zip_with_a_picture_outside(tmp_path: Path) -> None:
     assert data.load("folder", zipped(folder, tmp_path / "pets.zip")).classes == ("a", "b")
 
 
+@pytest.mark.parametrize("prefix", ["", "pets/"])
+def test_hidden_folders_in_a_zip(tmp_path: Path, prefix: str) -> None:
+    """Hidden folders of a zip file are no classes, as on disk, wherever they lie."""
+    folder = write(tmp_path / "pets")
+    write(folder / ".thumbs", "x", count=1)
+    (folder / ".thumbs/x/00.png").rename(folder / ".thumbs/x.png")
+    assert data.load("folder", zipped(folder, tmp_path / "pets.zip", prefix)).classes == ("a", "b")
+
+
 def test_broken_member(tmp_path: Path) -> None:
     """A picture of a zip file whose compression is broken is a bad picture, named like any other."""
     path = tmp_path / "pets.zip"
@@ -287,6 +296,15 @@ def test_more_than_the_memory(tmp_path: Path) -> None:
     assert len(folders.load(folder, how=folders.How(spec=SPEC, memory=7680)).train) == 18
     with pytest.raises(SetupError, match=r"20 pictures of 8x8 take 7,680 bytes of memory.* this machine has 7,679"):
         folders.load(folder, how=folders.How(spec=SPEC, memory=7679))
+
+
+def test_held_out_pictures_need_memory_once(tmp_path: Path) -> None:
+    """Where a part to choose by is split off, pictures to train on are there twice for a while, held-out ones once."""
+    write(tmp_path / "train")
+    write(tmp_path / "test")
+    assert len(folders.load(tmp_path, how=folders.How(spec=SPEC, memory=60 * 192)).test) == 20
+    with pytest.raises(SetupError, match="40 pictures of 8x8 take 11,520 bytes"):
+        folders.load(tmp_path, how=folders.How(spec=SPEC, memory=60 * 192 - 1))
 
 
 def test_all_parts_need_memory(tmp_path: Path) -> None:

@@ -153,6 +153,17 @@ def test_a_run_older_than_a_field(few: Data, tmp_path: Path) -> None:
     train(RECIPE, few, tmp_path, resume=True)
 
 
+def test_a_run_older_than_its_surroundings(few: Data, tmp_path: Path) -> None:
+    """A run that does not tell among what it was trained is resumed, and known to be finished."""
+    train(replace(RECIPE, epochs=1), few, tmp_path)
+    contents = torch.load(tmp_path / "state.pt", weights_only=True)
+    del contents["among"]
+    torch.save(contents, tmp_path / "state.pt")
+    assert unfinished(tmp_path) == ""
+    train(RECIPE, few, tmp_path, resume=True)
+    assert len(load_state(tmp_path).epochs) == RECIPE.epochs
+
+
 def test_ended_by_patience(few: Data, tmp_path: Path) -> None:
     """A run that ended early, for want of a better epoch, is not taken for one that was stopped."""
     train(replace(RECIPE, learning_rate=1e-12, patience=1), few, tmp_path)

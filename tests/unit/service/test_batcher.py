@@ -2,6 +2,7 @@ import logging
 import random
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
@@ -561,6 +562,9 @@ def test_what_refuses_everything_is_tried(bench: Bench) -> None:
     bench.begun().end()
     assert call.results() == [2]
     bench.free()
+    late = time.monotonic() + WAIT
+    while bench.batcher.least_wait:
+        assert time.monotonic() < late, "its thread never rested"
     assert bench.call(3, left=10).results() == [6]
 
 

@@ -39,6 +39,14 @@ def test_a_disturbed_warm_up() -> None:
     assert costs.of(2, NOW) == 30
 
 
+def test_a_disturbance_that_fades() -> None:
+    """Whatever was learned before, a cost never falls below what batches took: it is not counted off twice."""
+    costs = Costs({1: 80.0})
+    for seconds in (38.0, 34.0, 30.0, 26.0, 22.0, 18.0, 15.0):
+        costs.learn(1, seconds, NOW)
+        assert costs.of(1, NOW) >= seconds
+
+
 def test_learning_leaves_what_was_given() -> None:
     """What is learned stays here: the seconds that were given are not changed."""
     given = dict(SECONDS)

@@ -277,6 +277,19 @@ def test_forgetting(make: MakeDecoder) -> None:
     assert decoder.predict([SMALL]) == 0
 
 
+def test_one_of_many_first_ones(make: MakeDecoder) -> None:
+    """Of pictures that were handed in together, the first of their class, a slow one weighs a tenth."""
+    now, seconds = [0.0], iter([1.0, 1.0, 2.0])
+    decoder = make(1, lambda: now[0])
+
+    def decode(number: int) -> int:
+        now[0] += next(seconds)
+        return number
+
+    submit(decoder, decode, 3).work()
+    assert decoder.predict([SMALL]) == pytest.approx(1.1)
+
+
 def test_failures_teach_nothing(make: MakeDecoder) -> None:
     """A picture that failed says nothing about the time that others take."""
     decoder = make(1)
