@@ -155,7 +155,7 @@ def _preprocessing(said: _Input, tensor: Tensor, graph: Graph) -> tuple[dict[str
         guesses += [sentence] if sentence else []
     elif None in (said.height, said.width, said.channels):
         guesses.append("RGB pixels 0 to 255" if channels == 3 else "pixels 0 to 255")
-    if said.fit is None and guesses:
+    if said.fit is None:
         crop = channels == 3 and min(height, width) >= SMALL
         spec |= CENTRE if crop else {}
         guesses.append("the middle of a picture" if crop else "the whole picture")
@@ -164,12 +164,14 @@ def _preprocessing(said: _Input, tensor: Tensor, graph: Graph) -> tuple[dict[str
 
 def _numbers(said: _Input, tensor: Tensor, graph: Graph) -> tuple[Normalisation, str]:
     """Return scale, mean, deviation and order of colours for a float graph, and what was guessed of them."""
+    turned = said.order is None and _takes_bgr(tensor, graph)
+    order, why = ({"order": "BGR"}, "BGR since it was made from Caffe") if turned else ({}, "")
     if said.scale is not None:
-        return {}, ""
+        return order, why
     if said.mean is not None or said.std is not None:
-        large = max(map(abs, said.mean or said.std or ()), default=0) > 1
+        large = max(map(abs, (*(said.mean or ()), *(said.std or ()))), default=0) > 1
         numbers, what = (RAW, "0 to 255") if large else (UNIT, "0 to 1")
-        return numbers, f"mean and std are of pixels {what}"
+        return numbers | order, ", ".join(filter(None, (f"mean and std are of pixels {what}", why)))
     numbers, what = _normalisation(tensor, graph)
     if said.order not in {None, numbers.get("order", "RGB")}:
         numbers = numbers | {key: numbers[key][::-1] for key in ("mean", "std") if key in numbers}
@@ -183,11 +185,16 @@ def _normalisation(tensor: Tensor, graph: Graph) -> tuple[Normalisation, str]:
         return begins
     if channels == 1:
         return RAW, "pixels 0 to 255"
-    if "caffe" in graph.producer.lower():
+    if _takes_bgr(tensor, graph):
         return CAFFE, "BGR pixels 0 to 255 less ImageNet's mean since it was made from Caffe"
     if (height, width) == (32, 32):
         return CIFAR10, "RGB pixels 0 to 1 with CIFAR-10's mean and deviation"
     return IMAGENET, "RGB pixels 0 to 1 with ImageNet's mean and deviation"
+
+
+def _takes_bgr(tensor: Tensor, graph: Graph) -> bool:
+    """Return whether a network takes its colours as Caffe's do, as far as nothing is said of it."""
+    return tensor.picture[2] == 3 and "caffe" in graph.producer.lower() and _begins(graph, tensor.name) is None
 
 
 def _begins(graph: Graph, name: str) -> tuple[Normalisation, str] | None:
@@ -195,8 +202,10 @@ def _begins(graph: Graph, name: str) -> tuple[Normalisation, str] | None:
     operator, constant = graph.first_operator(name)
     if constant is None or operator not in {"Add", "Sub", "Div", "Mul"}:
         return None
-    size = max(map(abs, constant), default=255.0)
-    raw = size < 0.1 if operator == "Mul" and constant else size > 1.5
+    if not constant:
+        return RAW, "pixels 0 to 255, assumed, since the constant that the graph begins with cannot be read"
+    size = max(map(abs, constant))
+    raw = size < 0.1 if operator == "Mul" else size > 1.5
     return (RAW, "pixels 0 to 255") if raw else (UNIT, "pixels 0 to 1")
 
 

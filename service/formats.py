@@ -304,7 +304,7 @@ def _orientation(exif: bytes) -> int:
     """Return how EXIF says that the picture lies; a picture whose EXIF is broken is shown as it lies."""
     try:
         return _Tags(exif).orientation()
-    except (struct.error, KeyError):
+    except (struct.error, LookupError):
         return 1
 
 

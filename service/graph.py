@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from service.errors import ModelRejected
 from service.manifest import NOT_WHOLE
-from service.protobuf import BYTES, Field, Wire
+from service.protobuf import BYTES, FIXED32, Field, Wire
 
 MAX_DEPTH = 16
 """Of graphs within attributes of nodes of graphs."""
@@ -28,12 +28,13 @@ _SHAPE_ONLY = {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Cast",
 # Model: producer_name, graph, functions. Graph: node, name, initializer, sparse_initializer.
 _PRODUCER, _GRAPH, _FUNCTION = 2, 7, 25
 _NODE, _GRAPH_NAME, _INITIALIZER, _SPARSE = 1, 2, 5, 15
-# Function: node, attribute_proto. Attribute: t, g, tensors, graphs, sparse_tensor, sparse_tensors.
+# Function: node, attribute_proto. Attribute: f, t, g, floats, tensors, graphs, sparse_tensor, sparse_tensors.
 _FUNCTION_NODE, _FUNCTION_ATTRIBUTE = 7, 11
+_F, _FLOATS = 2, 7
 _T, _G, _TENSORS, _GRAPHS, _SPARSE_T, _SPARSE_TENSORS = 5, 6, 10, 11, 22, 23
 # Tensor: data_type, float_data, name, raw_data, external_data.
 _DATA_TYPE, _FLOAT_DATA, _TENSOR_NAME, _RAW_DATA, _EXTERNAL = 2, 4, 8, 9, 13
-_FLOAT = 1
+_FLOAT, _FLOAT16 = 1, 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,8 @@ class Graph:
         producer: what wrote the file.
         name: as the producer called it.
         nodes: in the order of the file, which is an order to run them in.
-        constants: the first values of initialisers and Constant nodes, by name; empty where they are not float32.
+        constants: the first values of initialisers and Constant nodes, by name; empty where they are no floats, or
+            lie in another file.
         external: the bytes that are needed of each external file, by its location as written.
     """
 
@@ -139,6 +141,12 @@ def external_files(model: Path, graph: Graph) -> dict[str, Path]:
     return files
 
 
+def _floats(data: bytes, kind: str = "f", size: int = 4) -> tuple[float, ...]:
+    """Return the whole numbers of so many bytes that there are."""
+    count = min(len(data) // size, _FIRST_VALUES)
+    return struct.unpack(f"<{count}{kind}", data[: count * size])
+
+
 class _Reader:
     """Fills a Graph from the messages of a file; protobuf merges a message that comes twice, and so does this."""
 
@@ -193,10 +201,15 @@ class _Reader:
         return node
 
     def _attribute(self, size: int, depth: int) -> tuple[float, ...] | None:
-        """Walk through an attribute; return the first values of its tensor, if it is one."""
+        """Walk through an attribute; return the first values of its tensor or its floats, if it is one."""
         values = None
-        for part in self._messages(size):
-            if part.number in {_T, _TENSORS}:
+        for part in self._wire.fields(size):
+            if (part.number, part.wire_type) in {(_F, FIXED32), (_FLOATS, FIXED32), (_FLOATS, BYTES)}:
+                more = _floats(self._wire.read(min(part.size, 4 * _FIRST_VALUES)))
+                values = ((values or ()) + more)[:_FIRST_VALUES]
+            elif part.wire_type != BYTES:
+                continue
+            elif part.number in {_T, _TENSORS}:
                 values = self._tensor(part.size)[1]
             elif part.number in {_G, _GRAPHS}:
                 self._graph(part.size, depth + 1)
@@ -211,7 +224,7 @@ class _Reader:
 
     def _tensor(self, size: int) -> tuple[str, tuple[float, ...]]:
         """Return a tensor's name and first values; note the external file that it names."""
-        name, data_type, data = "", 0, b""
+        name, data_type, data, raw = "", 0, b"", False
         external: list[tuple[str, str]] = []
         for part in self._wire.fields(size):
             if part.number == _DATA_TYPE:
@@ -221,14 +234,15 @@ class _Reader:
             elif part.number == _TENSOR_NAME:
                 name = self._wire.text(part)
             elif part.number in {_RAW_DATA, _FLOAT_DATA}:
-                data = self._wire.read(min(part.size, 4 * _FIRST_VALUES))
+                data, raw = self._wire.read(min(part.size, 4 * _FIRST_VALUES)), part.number == _RAW_DATA
             elif part.number == _EXTERNAL:
                 entry = {inner.number: self._wire.text(inner) for inner in self._messages(part.size)}
                 external.append((entry.get(1, ""), entry.get(2, "")))
         if external:
             self._note(external)
-        usable = data[: len(data) // 4 * 4] if data_type == _FLOAT else b""
-        return name, struct.unpack(f"<{len(usable) // 4}f", usable)
+        if data_type == _FLOAT16 and raw:
+            return name, _floats(data, "e", 2)
+        return name, _floats(data) if data_type == _FLOAT else ()
 
     def _note(self, entries: list[tuple[str, str]]) -> None:
         """Note every location that is written, even those that a later one would overrule."""

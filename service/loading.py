@@ -278,8 +278,14 @@ def open_session(
 
 
 def _hinted(provider: Provider, given: ProviderOptions | None, precision: Precision) -> ProviderOptions | None:
-    """Return the provider's options, asking for bf16 where the file does and the operator says nothing else."""
+    """Return the provider's options, asking for bf16 where the file does and the operator says nothing else.
+
+    A file of another reduced precision is computed as it was measured, whatever the operator says of float32.
+    """
     options = given or OPTIONS[provider]()
+    if precision in {"int8", "fp16"} and isinstance(options, HINTED):
+        usual = type(options)().precision
+        return given if options.precision == usual else options.model_copy(update={"precision": usual})
     if precision != "bf16" or not isinstance(options, HINTED) or "precision" in options.model_fields_set:
         return given
     return options.model_copy(update={"precision": "bf16"})

@@ -114,7 +114,8 @@ class Switch:
 
     def _changed(self, entry: Version, files: Files) -> Version | None:
         """Return a version whose files changed, where their contents are what was loaded; else None."""
-        if entry.model is not None and entry.files.alike(files) and self._contents(entry, files) == entry.contents:
+        known = entry.contents if entry.model is not None and entry.files.alike(files) else ""
+        if known and self._contents(entry, files) == known:
             entry = replace(entry, files=files)
             self._versions.put(entry)
             return entry
@@ -212,7 +213,10 @@ class Switch:
 
     def _tell(self, name: str) -> None:
         readiness = self._versions.readiness()
-        self._metrics.model_ready(name, ready=readiness.get(name, False))
+        if name in readiness:
+            self._metrics.model_ready(name, ready=readiness[name])
+        else:
+            self._metrics.model_gone(name)
         serving = [entry.model for entry in self._versions.all() if entry.state is State.READY]
         told = readiness, self._versions.expected(), serving
         if told != self._told:

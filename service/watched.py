@@ -13,7 +13,7 @@ Value = TypeVar("Value")
 SECONDS = 1.0
 """Between two looks at the files: what changed is in force after two to three of them."""
 
-Stamp: TypeAlias = tuple[tuple[int, int, int] | None, ...]
+Stamp: TypeAlias = tuple[tuple[int, ...] | None, ...]
 
 
 class Watched(Generic[Value]):
@@ -33,6 +33,7 @@ class Watched(Generic[Value]):
         self._paths = paths
         self._make = make
         self._seen = self._taken = self._stamp()
+        self._told = ""  # why what changed cannot be used
         self.value = make()
 
     def look(self) -> None:
@@ -41,12 +42,14 @@ class Watched(Generic[Value]):
         agreed, self._seen = stamp == self._seen, stamp
         if stamp == self._taken or not agreed:
             return
-        self._taken = stamp  # good or bad: it is looked into once
         try:
             value = self._make()
-        except SetupError as error:
-            logs.warning(f"{self._name} changed and cannot be used; the old ones stay", reason=str(error))
+        except SetupError as error:  # tried again: it may be for want of a file descriptor
+            if str(error) != self._told:
+                logs.warning(f"{self._name} changed and cannot be used; the old ones stay", reason=str(error))
+            self._told = str(error)
             return
+        self._taken, self._told = stamp, ""
         if value != self.value:
             self.value = value
             logs.info(f"{self._name} read again")
@@ -91,9 +94,9 @@ class Watch:
                 files.look()
 
 
-def _stamp(path: Path) -> tuple[int, int, int] | None:
+def _stamp(path: Path) -> tuple[int, ...] | None:
     try:
         found = path.stat()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino  # chmod changes no more than the ctime

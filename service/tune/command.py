@@ -58,12 +58,14 @@ class Result:
         path: its file.
         outcome: what was measured; None where no kind may serve it.
         left_out: which kinds were not measured, and why.
+        sha256: of its files as they were measured.
     """
 
     version: int
     path: Path
     outcome: Outcome | None
     left_out: Sequence[str]
+    sha256: str = ""
 
 
 def find_model(given: str, repository: Path | None) -> tuple[Path, str]:
@@ -123,7 +125,7 @@ def run(
         end = clock() + (started + given.limit - clock()) / (len(numbers) - place)
         told(f"testing version {number}")
         try:
-            size = files_size(path)
+            size, digest = files_size(path), _digest(path)
             kept, left_out = kinds.find(path, number, given.wanted)
         except ModelRejected as error:
             results.append(Result(number, path, None, [str(error)]))
@@ -136,7 +138,7 @@ def run(
                 outcome = search.run(settings(kept, cores.count(), size))
             except ModelRejected as error:
                 left_out.append(f"{error}; try a smaller --max-batch-size")
-        results.append(Result(number, path, outcome, left_out))
+        results.append(Result(number, path, outcome, left_out, digest))
     if not any(result.outcome for result in results):
         why = "; ".join(f"version {each.version}: {reason}" for each in results for reason in each.left_out)
         raise ModelRejected(f"nothing can be measured: {why}")
@@ -150,6 +152,10 @@ def files_size(path: Path) -> int:
         ModelRejected: a file cannot be read.
     """
     return sum(file.stat().st_size for file in (path, *external_files(path, read_graph(path)).values()))
+
+
+def _digest(path: Path) -> str:
+    return sha256(path, *external_files(path, read_graph(path)).values())
 
 
 def best(results: Sequence[Result], goal: Goal) -> tuple[Result, Choice]:
@@ -171,6 +177,8 @@ def write(result: Result, goal: Goal, provider: ProviderChoice = "auto") -> str:
         SetupError: it cannot be written.
     """
     assert result.outcome is not None  # noqa: S101 - only what was measured is stored
+    if _digest(result.path) != result.sha256:
+        return f"version {result.version}: not stored, since its files changed while they were measured; tune it again"
     choice, runtime = result.outcome.choice(goal), check_runtime()
     host = tuned.place(hosts.host_type(cores.count(), runtime), provider)
     folder, setting = result.path.parent, choice.best.setting
@@ -195,7 +203,7 @@ def write(result: Result, goal: Goal, provider: ProviderChoice = "auto") -> str:
         images_per_second=max(choice.best.rates.values()),
         runtime=runtime,
         measured=datetime.now(UTC).date().isoformat(),
-        sha256=sha256(result.path, *external_files(result.path, read_graph(result.path)).values()),
+        sha256=result.sha256,
     )
     tuned.write(folder, host, entry)
     return f"version {result.version}: stored in {folder / tuned.FILE} for {host}"

@@ -74,9 +74,19 @@ def lines(task: Task, results: Sequence[Result], *, bundled: bool = False) -> li
 
 
 def command(task: Task, choice: Choice, *, bundled: bool = False) -> str:
-    """Return the command line that serves a choice; the default needs no flags but those of the repository."""
+    """Return the command line that serves a choice; the default needs no flags but those that it was measured with."""
     words = ["saccade serve", *([] if bundled else [f"--repository {shlex.quote(str(task.repository))}"])]
-    return " ".join([*words, *([flags(choice.best.setting, choice.batch)] if choice.better else [])])
+    return " ".join([*words, *([flags(choice.best.setting, choice.batch)] if choice.better else _asked(task, choice))])
+
+
+def _asked(task: Task, choice: Choice) -> list[str]:
+    """Return the flags of the server that stand for what was asked of the tuning."""
+    wanted = task.wanted
+    asked = ["--provider", wanted.provider] if wanted.provider != "auto" else []
+    asked += ["--provider-options", wanted.provider_options] if wanted.provider_options else []
+    asked += ["--max-batch-size", str(choice.batch)] if task.max_batch_size < task.default_batch else []
+    asked += ["--allow-unverified"] if choice.best.setting.kind.unverified else []
+    return [shlex.join(asked)] if asked else []
 
 
 def to_json(task: Task, results: Sequence[Result], *, bundled: bool = False) -> dict[str, Any]:

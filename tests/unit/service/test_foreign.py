@@ -124,6 +124,7 @@ def test_said_wins() -> None:
         ({"mean": [104, 117, 124]}, {"scale": 1.0, "mean": (104, 117, 124)}),
         ({"mean": [0.5, 0.5, 0.5], "std": [0.5] * 3}, {"scale": 1 / 255, "mean": (0.5,) * 3, "std": (0.5,) * 3}),
         ({"std": [58, 57, 57]}, {"scale": 1.0, "std": (58, 57, 57)}),
+        ({"mean": [0, 0, 0], "std": [255] * 3}, {"scale": 1.0, "mean": (0,) * 3, "std": (255,) * 3}),
         ({"scale": 2.0}, {"scale": 2.0}),
         ({"order": "BGR"}, {**IMAGENET, "mean": (0.406, 0.456, 0.485), "std": (0.225, 0.224, 0.229), "order": "BGR"}),
         ({"order": "RGB"}, IMAGENET),
@@ -132,6 +133,34 @@ def test_said_wins() -> None:
 def test_said_in_part(said: dict[str, Any], expected: dict[str, Any]) -> None:
     """Of the arithmetic what is left out fits what is said: its range of pixels, its order of colours."""
     assert numbers(complete({"preprocessing": said}, tensor(), 10, Graph()).manifest) == expected
+
+
+@pytest.mark.parametrize("said", [{"mean": [104, 117, 123]}, {"std": [58, 57, 57]}, {"scale": 2.0}])
+def test_caffe_keeps_its_colours(said: dict[str, Any]) -> None:
+    """Whatever else is said, a network made from Caffe takes BGR while nobody says its order, and that is shown."""
+    manifest, inferred = complete({"preprocessing": said}, tensor(), 10, Graph(producer="caffe"))
+    assert manifest.preprocessing.order == "BGR"
+    assert any("BGR since it was made from Caffe" in text for text in inferred)
+
+
+@pytest.mark.parametrize(
+    ("said", "taken"),
+    [
+        ({"scale": 1 / 255, "mean": [0.4] * 3, "std": [0.2] * 3}, tensor()),
+        ({"layout": "NHWC", "height": 224, "width": 224, "channels": 3}, tensor(datatype="UINT8", layout="NHWC")),
+    ],
+)
+def test_fit_of_what_is_said_in_part(said: dict[str, Any], taken: Tensor) -> None:
+    """The middle of a picture is taken while nobody says the fit, also where all else is said; and that is shown."""
+    manifest, inferred = complete({"preprocessing": said}, taken, 10, Graph())
+    assert (manifest.preprocessing.fit, manifest.preprocessing.crop_fraction) == ("crop", 0.875)
+    assert "the middle of a picture" in inferred
+
+
+def test_a_constant_that_cannot_be_read() -> None:
+    """Where the constant that a graph begins with is not known, the range is said to be assumed."""
+    _, inferred = complete({}, tensor(), 10, begins("Sub"))
+    assert any("assumed" in text for text in inferred)
 
 
 def test_order_of_caffe() -> None:

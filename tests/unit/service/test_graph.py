@@ -2,6 +2,7 @@ import os
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -92,6 +93,22 @@ def test_constant_node(tmp_path: Path) -> None:
     constant = helper.make_node("Constant", [], ["c"], value=numpy_helper.from_array(np.array([3], np.float32)))
     graph = read_graph(save(tmp_path, constant, helper.make_node("Sub", ["x", "c"], ["y"])))
     assert graph.first_operator("x") == ("Sub", (3.0,))
+
+
+@pytest.mark.parametrize("said", [{"value_float": 0.5}, {"value_floats": [0.5, 0.25]}])
+def test_constant_of_floats(said: dict[str, Any], tmp_path: Path) -> None:
+    """A Constant node may hold its floats without a tensor."""
+    graph = read_graph(
+        save(tmp_path, helper.make_node("Constant", [], ["c"], **said), helper.make_node("Sub", ["x", "c"], ["y"]))
+    )
+    assert graph.first_operator("x") == ("Sub", (0.5, 0.25)[: 1 if "value_float" in said else 2])
+
+
+def test_constant_of_half_floats(tmp_path: Path) -> None:
+    """Constants of a graph in float16 are read too."""
+    constant = numpy_helper.from_array(np.array([0.5, 127.5], np.float16), "c")
+    graph = read_graph(save(tmp_path, helper.make_node("Sub", ["x", "c"], ["y"]), initialisers=(constant,)))
+    assert graph.first_operator("x") == ("Sub", (0.5, 127.5))
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,16 @@ def value(metrics: Metrics, name: str, **labels: str) -> float | None:
     return metrics.registry.get_sample_value(f"saccade_{name}", {"model": "lenet5", **labels})
 
 
+def test_a_model_that_nobody_wants(metrics: Metrics) -> None:
+    """Of a model that was let go on purpose nothing is said any more: 0 would call somebody at night."""
+    metrics.model_ready("lenet5", ready=True)
+    metrics.model_gone("lenet5")
+    assert value(metrics, "model_ready") is None
+    metrics.model_gone("never there")
+    metrics.model_ready("lenet5", ready=True)
+    assert value(metrics, "model_ready") == 1
+
+
 @pytest.mark.parametrize(
     "sample",
     [

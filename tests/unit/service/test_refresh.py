@@ -126,7 +126,7 @@ def test_removed_model(disk: Disk) -> None:
     look(repository, 1)
     assert len(model.drained) == 1
     assert repository.expected() == repository.readiness() == {"b": True}
-    assert disk.metrics.registry.get_sample_value("saccade_model_ready", {"model": "a"}) == 0
+    assert disk.metrics.registry.get_sample_value("saccade_model_ready", {"model": "a"}) is None
     with pytest.raises(UnknownModel):
         repository.find("a", "")
 

@@ -164,7 +164,7 @@ def test_unload(repository: Repository, metrics: Metrics) -> None:
     with pytest.raises(UnknownModel, match="no model 'a' here; there are: b"):
         repository.find("a", "")
     assert (repository.readiness(), repository.expected()) == ({"b": True}, {"b": True})
-    assert metrics.registry.get_sample_value("saccade_model_ready", {"model": "a"}) == 0
+    assert metrics.registry.get_sample_value("saccade_model_ready", {"model": "a"}) is None
 
 
 def test_the_only_one_left(repository: Repository) -> None:

@@ -84,8 +84,46 @@ def test_mended(watched: Watched[str], path: Path) -> None:
     assert watched.value == "good"
 
 
+def test_tried_again(path: Path, lines: Lines) -> None:
+    """What cannot be read for a while counts when it can, though the file stays as it is; that is logged once."""
+    failing = False
+
+    def make() -> str:
+        if failing:
+            raise SetupError("too many open files")
+        return read(path)
+
+    watched = Watched("words", [path], make)
+    path.write_text("newer")
+    failing = True
+    for _ in range(3):
+        watched.look()
+    failing = False
+    watched.look()
+    assert watched.value == "newer"
+    assert [line["event"] for line in lines()] == [
+        "words changed and cannot be used; the old ones stay",
+        "words read again",
+    ]
+
+
+def test_mode_changed(path: Path) -> None:
+    """A file whose mode alone changed is read again: perhaps it can be read only now."""
+    made = list[str]()
+
+    def make() -> str:
+        made.append(read(path))
+        return made[-1]
+
+    watched = Watched("words", [path], make)
+    path.chmod(0o600)
+    for _ in range(3):
+        watched.look()
+    assert len(made) == 2
+
+
 def test_gone_and_back(watched: Watched[str], path: Path, lines: Lines) -> None:
-    """A file that is gone leaves the old value, logged once; the same file back again is no news."""
+    """A file that is gone leaves the old value, logged once; the same words back again are no news."""
     before = path.stat().st_mtime_ns
     path.unlink()
     for _ in range(3):

@@ -261,6 +261,26 @@ def test_what_is_said(repository: Path) -> None:
     assert json.dumps(told)
 
 
+def test_the_default_is_said_as_it_was_measured(repository: Path) -> None:
+    """Where the default is best its command has what the tuning was asked for: else another would be served."""
+    [result] = tune(repository, fake=runtime(OPENVINO, CPU), openvino=100, cpu=90)
+    plain = f"throughput: saccade serve --repository {repository}"
+    assert show.lines(Task(repository, "linear"), [result])[0] == plain
+    asked = kinds.Wanted(provider="openvino", provider_options="precision=fp32 threads=2")
+    task = Task(repository, "linear", wanted=asked, max_batch_size=8)
+    assert show.lines(task, [result])[0].startswith(
+        f"{plain} --provider openvino --provider-options 'precision=fp32 threads=2' --max-batch-size "
+    )
+
+
+def test_a_file_that_changed_is_not_stored(repository: Path) -> None:
+    """What was measured of a file that is another one by now is not stored as that one's."""
+    [result] = tune(repository, fake=runtime(OPENVINO, CPU), openvino=100, cpu=150)
+    with_verdict(result.path, "fp16")
+    assert "its files changed" in command.write(result, "throughput")
+    assert not (repository / "linear/1/tuned.json").exists()
+
+
 def test_real_sessions(repository: Path) -> None:
     """With real sessions every setting gives rates, and nothing that was measured failed."""
     task = Task(repository, "linear", limit=2, max_batch_size=4)
