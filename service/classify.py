@@ -1,5 +1,6 @@
 """The classify command: pictures from files, folders and standard input to rows of labels."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,7 @@ from typing import Any
 
 from service.client import Category, Client
 from service.connection import Connection
-from service.errors import InvalidInput, SaccadeError, SetupError
+from service.errors import DeadlineExceeded, InferenceFailed, InvalidInput, Overloaded, SaccadeError, SetupError
 
 STDIN = Path("-")
 EXAMPLES = Path(__file__).parent / "bundled/pictures"
@@ -49,19 +50,28 @@ def pictures(paths: Sequence[Path]) -> list[Path]:
     """Return the files that the paths mean; the pictures of a folder, those below it too, by name.
 
     Raises:
-        SetupError: a path does not exist, or a folder has no pictures.
+        SetupError: a path does not exist or cannot be looked into, or a folder has no pictures.
     """
-    found: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            inside = sorted(entry for entry in path.rglob("*") if entry.suffix.lower() in SUFFIXES and entry.is_file())
-            if not inside:
-                raise SetupError(f"{path} has no pictures; they end in {', '.join(sorted(SUFFIXES))}")
-            found += inside
-        elif path == STDIN or path.exists():
-            found.append(path)
-        else:
+    try:
+        return [picture for path in paths for picture in _below(path)]
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        why = f"{error.filename} cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
+        raise SetupError(why) from None
+
+
+def _below(path: Path) -> list[Path]:
+    if not path.is_dir():
+        if path != STDIN and not path.exists():
             raise SetupError(f"{path} does not exist")
+        return [path]
+
+    def raised(error: OSError) -> None:
+        raise error
+
+    inside = [Path(folder, name) for folder, _, names in os.walk(path, onerror=raised) for name in names]
+    found = sorted(entry for entry in inside if entry.suffix.lower() in SUFFIXES and entry.is_file())
+    if not found:
+        raise SetupError(f"{path} has no pictures; they end in {', '.join(sorted(SUFFIXES))}")
     return found
 
 
@@ -74,8 +84,10 @@ def rows(paths: Sequence[Path], classify: Classify) -> Iterator[Row]:
             return Row(str(path), *classify(encoded))
         except InvalidInput as error:
             return Row(str(path), error=error.reason if error.field.startswith("images[") else str(error))
-        except OSError as error:
-            return Row(str(path), error=f"cannot be read: {error.strerror}")
+        except (DeadlineExceeded, InferenceFailed, Overloaded) as error:  # others would befall every picture
+            return Row(str(path), error=str(error))
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+            return Row(str(path), error=f"cannot be read: {getattr(error, 'strerror', None) or error}")
 
     with ThreadPoolExecutor(CALLERS) as callers:
         yield from callers.map(row, paths)

@@ -5,17 +5,22 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from service.control import CHANGES, Ask, Question, Reply
+from service.errors import UnknownModel
 from service.places import Running
 
 
 @dataclass(eq=False)
 class Round:
-    """One question to all workers that take calls; `done` is called with what each said, by its number."""
+    """One question to all workers that take calls; `done` is called with what each said, by its number.
+
+    `undo` takes back what was noted when it was asked.
+    """
 
     question: Question
     about: object
     done: Callable[[dict[int, Reply]], None]
     number: int = 0
+    undo: Callable[[], None] = lambda: None
     waiting: set[Running] = field(default_factory=set)
     replies: dict[int, Reply] = field(default_factory=dict)
 
@@ -69,16 +74,25 @@ class Rounds:
             }
         self._under_way[asked.number] = asked
         if asked.question in CHANGES:  # now: who starts while it is under way is told by this, and not asked
-            (self.unloaded.add if asked.question == "unload" else self.unloaded.discard)(str(asked.about))
+            asked.undo = self._note(str(asked.about), unloaded=asked.question == "unload")
         # Those that still load hear of a change too, before they listen; nobody waits for them.
         for worker in self._workers() if asked.question in CHANGES else list(asked.waiting):
             worker.send(Ask(asked.number, asked.question, asked.about))
         self._close(asked)
 
+    def _note(self, model: str, *, unloaded: bool) -> Callable[[], None]:
+        """Note that a model is unloaded, or is not any more; return what takes that back."""
+        before = model in self.unloaded
+        change = {True: self.unloaded.add, False: self.unloaded.discard}
+        change[unloaded](model)
+        return lambda: change[before](model)
+
     def _close(self, asked: Round) -> None:
         """Tell who asked, once everybody has answered."""
         if asked.waiting or self._under_way.pop(asked.number, None) is None:
             return
+        if asked.replies and all(isinstance(reply.error, UnknownModel) for reply in asked.replies.values()):
+            asked.undo()  # nobody knows the model, so that nothing changed: neither may it for who starts later
         asked.done(asked.replies)
         if self._changes and self._changes[0] is asked:
             self._changes.popleft()

@@ -219,8 +219,11 @@ class Server:
             seconds=round(time.monotonic() - started, 3),
         )
 
-    def open(self) -> str:
+    def open(self, without: Sequence[str] = ()) -> str:
         """Look what there is to serve; return the runtime that will.
+
+        Args:
+            without: models that callers had unloaded, which are not even loaded.
 
         Raises:
             SetupError: the repository cannot be read, or ONNX Runtime is missing.
@@ -228,18 +231,14 @@ class Server:
         wire.check()
         runtime = check_runtime()
         self.repository.scan()
-        return runtime
-
-    def load(self, without: Sequence[str] = ()) -> None:
-        """Load every model, tell by the health what came of it, and look for changes from then on.
-
-        Args:
-            without: models that callers had unloaded.
-        """
-        self.repository.load_all()
         for model in without:
             with contextlib.suppress(UnknownModel):
                 self.repository.unload(model, 0.0)
+        return runtime
+
+    def load(self) -> None:
+        """Load every model, tell by the health what came of it, and look for changes from then on."""
+        self.repository.load_all()
         self._loaded = True
         self._report_health()
         self._polling.start()
@@ -357,6 +356,7 @@ def serve(settings: Settings) -> None:
     stop = StopSignals()
     stop.listen()
     server = Server(settings)
+    stop.first = server.repository.stop  # of many models only the one that is being loaded is waited for
     server.start()
     spare_collector()
     server.drain(delay=drain_delay(settings, stop.wait()))

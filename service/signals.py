@@ -15,6 +15,9 @@ class StopSignals:
     Args:
         numbers: the signals.
         last: called before a second signal ends the process.
+
+    Attributes:
+        first: called in the handler of the first signal: it may do no more than say so. May be changed at any time.
     """
 
     def __init__(
@@ -24,6 +27,7 @@ class StopSignals:
     ) -> None:
         self._numbers = numbers
         self._last = last
+        self.first: Callable[[], None] = lambda: None
         self._received: SimpleQueue[int] = SimpleQueue()
 
     def listen(self) -> None:
@@ -46,6 +50,7 @@ class StopSignals:
     def _receive(self, number: int, _: FrameType | None) -> None:
         for each in self._numbers:
             signal.signal(each, self._end if self._last else signal.SIG_DFL)
+        self.first()
         self._received.put(number)
 
     def _end(self, number: int, _: FrameType | None) -> None:

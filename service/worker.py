@@ -141,9 +141,9 @@ class Worker:
         Raises:
             SetupError: see `Server.open`.
         """
-        self._server.open()
+        self._server.open(without=self._start.unloaded)
         threading.Thread(target=self._hear, name="supervisor", daemon=True).start()
-        self._server.load(without=self._start.unloaded)
+        self._server.load()
         spare_collector()
         self._server.drain(delay=drain_delay(self._start.settings, self._stop.wait()))
         self._metrics.flush()

@@ -79,6 +79,8 @@ def taken(picture: Any, field: str) -> bytes | npt.NDArray[np.uint8]:  # noqa: A
             return Path(picture).read_bytes()
         except OSError as error:
             raise InvalidInput(field, f"{picture} cannot be read: {error.strerror}") from None
+        except ValueError as error:  # a NUL in the path
+            raise InvalidInput(field, f"{picture!r} cannot be read: {error}") from None
     if isinstance(picture, bytes):
         return picture
     if not isinstance(picture, np.ndarray):

@@ -167,6 +167,19 @@ def test_unload(repository: Repository, metrics: Metrics) -> None:
     assert metrics.registry.get_sample_value("saccade_model_ready", {"model": "a"}) is None
 
 
+def test_unloaded_before_it_was_loaded(tmp_path: Path, lay: Lay, loads: Loads, metrics: Metrics) -> None:
+    """A model that is unloaded before the first load is never loaded, and stays away."""
+    lay("a/1", "b/1")
+    repository = Repository(tmp_path, loads, keep_versions=2, default_model=None, metrics=metrics)
+    repository.scan()
+    repository.unload("a", 0.0)
+    repository.load_all()
+    assert loads.asked == ["b/1"]
+    for _ in range(3):
+        repository.refresh(1.0)
+    assert repository.readiness() == {"b": True}
+
+
 def test_the_only_one_left(repository: Repository) -> None:
     """A request that names no model gets the only one left, and a failed newcomer does not change that."""
     with pytest.raises(InvalidInput):

@@ -49,3 +49,12 @@ def test_second_signal_has_its_default_action(stop: StopSignals) -> None:
     signal.raise_signal(NUMBER)
     assert stop.wait() == NUMBER
     assert signal.getsignal(NUMBER) is signal.SIG_DFL
+
+
+def test_first_signal_is_told(stop: StopSignals) -> None:
+    """The first signal tells at once, whatever the process is busy with."""
+    told: list[int] = []
+    stop.first = lambda: told.append(NUMBER)
+    signal.raise_signal(NUMBER)
+    assert told == [NUMBER]
+    assert stop.wait() == NUMBER

@@ -1,0 +1,65 @@
+"""Files and folders to rows."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from service.classify import Row, pictures, rows
+from service.client import Category
+from service.errors import DeadlineExceeded, InferenceFailed, NotAllowed, Overloaded, SaccadeError, SetupError
+
+
+def asked(error: SaccadeError, *, of: bytes) -> list[Row]:
+    """Return the rows of two pictures, one of which fails."""
+
+    def classify(encoded: bytes) -> tuple[str, str, Sequence[Category]]:
+        if encoded == of:
+            raise error
+        return "model", "1", [Category(0, "cat", 1.0)]
+
+    return list(rows([Path("one"), Path("two")], classify))
+
+
+@pytest.fixture(autouse=True)
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have two files at hand."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("one", "two"):
+        (tmp_path / name).write_text(name)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        DeadlineExceeded("too late"),
+        InferenceFailed("not finite"),
+        Overloaded("full", reason="queue_full", retry_after=0.1),
+    ],
+)
+def test_a_picture_that_fails(error: SaccadeError) -> None:
+    """A picture that was too late, refused or not answered is a row with the reason; the others keep theirs."""
+    first, second = asked(error, of=b"one")
+    assert first.error == str(error)
+    assert second.categories
+
+
+def test_what_fails_for_every_picture() -> None:
+    """What would befall every picture ends the command."""
+    with pytest.raises(NotAllowed):
+        asked(NotAllowed("no token"), of=b"one")
+
+
+def test_a_name_that_cannot_be(tmp_path: Path) -> None:
+    """A name that no file can have is an error in words, not a traceback."""
+    for name in ("a" * 300, "a\0b"):
+        with pytest.raises(SetupError):
+            pictures([tmp_path / name])
+
+
+def test_a_folder_with_folders(tmp_path: Path) -> None:
+    """The pictures of a folder are those below it too, by name."""
+    for name in ("b.png", "a/c.JPG", "a/notes.txt"):
+        (tmp_path / "album" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "album" / name).touch()
+    assert pictures([tmp_path / "album"]) == [tmp_path / "album/a/c.JPG", tmp_path / "album/b.png"]
