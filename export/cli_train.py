@@ -113,6 +113,10 @@ def _check_ways_on(repository: Path | None, name: str, *, serve: bool) -> None:
     """Refuse before the training what would not work after it."""
     if repository is None and (name or serve):
         raise typer.BadParameter("--name and --serve go with --repository FOLDER")
+    if name:
+        from export.publish import check_name
+
+        check_name(name)
     if serve and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise typer.BadParameter("--serve is for one process: under torchrun, serve when it has ended")
 

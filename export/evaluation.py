@@ -1,8 +1,9 @@
 """One evaluation, from a model file and a data set to report.json and report.html."""
 
+import json
 import shutil
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from export.model_file import ModelFile
 from export.report import Comparison, Report
 from service import image
 from service.errors import SetupError
-from service.manifest import KEY, Manifest, Preprocessing, metadata
+from service.manifest import KEY, Preprocessing, metadata
 
 JSON, PAGE = "report.json", "report.html"
 SHEET_SIDE = 112
@@ -158,22 +159,26 @@ def _mistakes(evaluated: Evaluated) -> list[Images]:
 def record(evaluated: Evaluated) -> None:
     """Write the summary into the manifest inside the model file, by rename; the file's sha256 changes.
 
-    A manifest that does not yet say how accurate the file is learns that too.
+    A manifest that does not yet say how accurate the file is learns that too, of pictures that it was not trained on.
 
     Raises:
-        SetupError: the file carries no manifest, or cannot be written.
+        SetupError: the file carries no manifest, or cannot be written; it is left as it was.
     """
     path, part = evaluated.opened.file.path, evaluated.part
     summary = reports.summary(part.data, part.split, evaluated.true, evaluated.probabilities)
     text = metadata(path).get(KEY)
     if text is None:
         raise SetupError(f"{path} carries no manifest to write into; make it with `saccade export` first")
-    manifest = Manifest.model_validate_json(text)
-    known = {} if manifest.accuracy is not None else {"accuracy": summary.accuracy}
+    fields = json.loads(text)  # a manifest may say a part only, and what another version of saccade knows
+    fields["evaluation"] = summary.model_dump(mode="json")
+    if fields.get("accuracy") is None and part.split in {"validation", "test"}:
+        fields["accuracy"] = summary.accuracy
     partial = path.with_name(f".{path.name}.partial")
     try:
-        foreign.write_manifest(path, partial, manifest.model_copy(update={"evaluation": summary, **known}))
+        foreign.write_manifest(path, partial, json.dumps(fields))
         shutil.copymode(path, partial)
         partial.replace(path)
     except OSError as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise SetupError(f"{path} cannot be written: {error.strerror}") from None

@@ -159,7 +159,7 @@ def explain(
     """
     batch = picture[np.newaxis]
     probabilities = opened.run(batch)
-    values = inner.run(opened.samples(batch))
+    values = inner.run(np.repeat(opened.samples(batch), opened.session.fixed_batch or 1, axis=0))
     _check_same(opened, inner.plan, probabilities, values)
     cam = inner.plan.class_maps
     if method == "cam" and cam is None:
@@ -186,7 +186,7 @@ def explain(
 def _check_same(opened: Opened, plan: Plan, probabilities: Floats, values: dict[str, Floats]) -> None:
     given = values.get(plan.probabilities)
     # A foreign graph may give logits or [N, classes, 1, 1]; then only the best class is compared.
-    given = given.reshape(len(given), -1).astype(np.float32) if given is not None else np.zeros((1, 0), np.float32)
+    given = given.reshape(len(given), -1)[:1].astype(np.float32) if given is not None else np.zeros((1, 0), np.float32)
     same = given.shape == probabilities.shape and (
         np.abs(given - probabilities).max() <= AGREE
         or (abs(given.sum() - 1) > AGREE and given.argmax() == probabilities.argmax())

@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from export.plan import KEY, Plan, Stage
+from service.tensors import read_output
 
 _ABOUT_SHAPES = {"Shape", "Size"}
 """Their outputs depend on the picture's size, not on the picture."""
@@ -59,11 +60,26 @@ def add_outputs(model: ModelProto) -> Plan:
         stages.append(Stage(_expose(model.graph, tensor, f"explain/stage{number}"), operators))
     first = next((node for node in flow.nodes if node.op_type == "Conv"), None)
     return Plan(
-        probabilities=model.graph.output[0].name,
+        probabilities=flow.score,
         stages=tuple(stages),
         filters=_expose(model.graph, first.input[1], "explain/filters") if first else None,
         class_maps=_class_maps(model.graph, flow),
     )
+
+
+class _Port(NamedTuple):
+    """An output of a graph, described as ONNX Runtime would."""
+
+    name: str
+    type: str
+    shape: tuple[int | None, ...]
+
+    @classmethod
+    def of(cls, value: ValueInfoProto) -> "_Port":
+        """Describe an output."""
+        taken = value.type.tensor_type
+        kind = TensorProto.DataType.Name(taken.elem_type).lower()
+        return cls(value.name, f"tensor({kind})", tuple(size.dim_value or None for size in taken.shape.dim))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +93,7 @@ class _Flow:
         maps: tensors whose axes are [N, maps, rows, columns].
         trunk: tensors that everything passes through, in order: no path goes around them.
         constants: values that are known from the file.
-        score: the graph's first output.
+        score: the output that holds the scores.
     """
 
     nodes: list[NodeProto]
@@ -106,7 +122,7 @@ class _Flow:
             if node.op_type not in _ABOUT_SHAPES and moved.intersection(node.input):
                 nodes.append(node)
                 moved.update(filter(None, node.output))
-        score = graph.output[0].name
+        score, _ = read_output([_Port.of(value) for value in graph.output])
         return cls(
             nodes=nodes,
             producer={name: node for node in nodes for name in node.output},

@@ -1,7 +1,7 @@
 """A foreign ONNX file becomes self-describing: its manifest is written into it, and the graph stays byte for byte."""
 
 import importlib.metadata
-import re
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -12,9 +12,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from export import drawn, plan, presets
-from export.publish import FILE, publish
+from export.publish import FILE, check_name, publish
 from service import foreign, image, protobuf
-from service.errors import SetupError
 from service.graph import Graph, external_files, read_graph
 from service.manifest import KEY, METADATA, GoldenSample, Manifest, entry, golden_sample, read_fields, read_labels
 from service.model import Options
@@ -25,9 +24,6 @@ GOLDEN_SAMPLES = 8
 LARGEST_BATCH = 8
 MAX_PIXELS = 1 << 22
 """Of a drawn picture, far more than it has."""
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_RESERVED = "liveness"
-"""A health service's name."""
 
 Fields = dict[str, Any]
 
@@ -96,8 +92,8 @@ def export_file(
         return Exported(publish(copy, repository, name, beside), inferred, len(manifest.golden_samples))
 
 
-def write_manifest(source: Path, target: Path, manifest: Manifest) -> None:
-    """Write a copy of an ONNX file with another manifest; all else stays as it is, byte for byte."""
+def write_manifest(source: Path, target: Path, manifest: Manifest | str) -> None:
+    """Write a copy of an ONNX file with another manifest, or the text of one; all else stays, byte for byte."""
     with source.open("rb") as reader, target.open("wb") as writer:
         message, end = protobuf.Wire(reader), 0
         for field in message.fields(source.stat().st_size):
@@ -105,8 +101,10 @@ def write_manifest(source: Path, target: Path, manifest: Manifest) -> None:
             ours = field.number == METADATA and field.wire_type == protobuf.BYTES and entry(message, field)[0] == KEY
             if not ours:
                 _copy(reader, writer, start, end)
-        text = _field(1, KEY.encode()) + _field(2, manifest.to_json().encode())
-        writer.write(_field(METADATA, text))
+        text = manifest if isinstance(manifest, str) else manifest.to_json()
+        writer.write(_field(METADATA, _field(1, KEY.encode()) + _field(2, text.encode())))
+        writer.flush()
+        os.fsync(writer.fileno())  # a rename that follows must never be on the disk before the contents
 
 
 def check_loads(path: Path) -> None:
@@ -182,8 +180,7 @@ def _golden_samples(session: Session, manifest: Manifest) -> tuple[GoldenSample,
 
 def _model_name(path: Path, name: str) -> str:
     name = name or ("" if path.stem == "model" else path.stem)
-    if not _NAME.fullmatch(name) or name == _RESERVED:
-        raise SetupError(f"a model cannot be called {name!r}: say --name, of letters, digits, '.', '_' and '-'")
+    check_name(name)
     return name
 
 

@@ -101,6 +101,7 @@ class _Run:
             onnx.load(self._source),
             wanted,
             self._samples,
+            fixed_batch=seeded.session.fixed_batch,
             progress=progress,
             quantise=quantise,
         )

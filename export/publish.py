@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from service import looks
 from service.errors import SetupError
 
 FILE = "model.onnx"
@@ -22,8 +23,10 @@ def publish(path: Path, repository: Path, name: str, beside: Mapping[str, Path] 
         beside: files that go with it, by their place in the version's folder.
 
     Raises:
-        SetupError: the repository cannot be written; nothing of the new version is left behind.
+        SetupError: a model cannot be called so, or the repository cannot be written; nothing of the new version is
+            left behind.
     """
+    check_name(name)
     model = repository / name
     try:
         model.mkdir(parents=True, exist_ok=True)
@@ -36,6 +39,16 @@ def publish(path: Path, repository: Path, name: str, beside: Mapping[str, Path] 
             return _rename(version, model)
     except OSError as error:
         raise SetupError(f"cannot publish to {model}: {error.strerror}") from None
+
+
+def check_name(name: str) -> None:
+    """Refuse a name under which no server would serve a model.
+
+    Raises:
+        SetupError: it is one.
+    """
+    if not looks.is_name(name):
+        raise SetupError(f"a model cannot be called {name!r}: say --name, of letters, digits, '.', '_' and '-'")
 
 
 def next_version(model: Path) -> int:

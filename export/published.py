@@ -93,6 +93,12 @@ def load(
     if transform_input is not None and not architecture.mean:
         raise SetupError(f"--transform-input is for architectures whose weights want it (googlenet), not for {name}")
     transform = bool(architecture.mean) and transform_input is not False
+    if chosen.order != "RGB" or chosen.scale != 1 / 255:
+        fitting = ", ".join(other.name for other in presets.PRESETS.values() if other.order == "RGB")
+        raise SetupError(
+            f"preset {preset} is for ONNX files that take {chosen.order} pixels from 0 to 255; weights of our "
+            f"architectures take RGB from 0 to 1: {fitting}"
+        )
     spec = presets.preprocessing(preset, architecture.size)
     classes = read_labels(labels)
     state = weights.read(path)

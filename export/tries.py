@@ -102,6 +102,7 @@ class Tries:
         model: the fp32 graph.
         wanted: precision and limit.
         samples: what activations are calibrated on, as the graph takes them.
+        fixed_batch: how many of them it takes at a time; None where it takes any number.
         progress: shows how far it is.
         quantise: see int8.quantise.
     """
@@ -114,9 +115,11 @@ class Tries:
         wanted: Wanted,
         samples: Images,
         *,
+        fixed_batch: int | None,
         progress: Progress,
         quantise: Quantise,
     ) -> None:
+        self._batch, self._whole = fixed_batch or CALIBRATION_BATCH, fixed_batch is not None
         self._path, self._manifest, self._wanted = path, manifest, wanted
         self._samples, self._progress, self._quantise = samples, progress, quantise
         self._float = int8.prepare(model)
@@ -178,8 +181,10 @@ class Tries:
         return self._ranges
 
     def _batches(self) -> Iterator[Images]:
-        for first in range(0, len(self._samples), CALIBRATION_BATCH):
-            yield self._samples[first : first + CALIBRATION_BATCH]
+        for first in range(0, len(self._samples), self._batch):
+            places = np.arange(first, first + self._batch)
+            # A graph of a fixed batch takes no fewer: the last one is filled up with the first samples again.
+            yield np.take(self._samples, places if self._whole else places[places < len(self._samples)], 0, mode="wrap")
 
     def _try(self, setting: Setting, answers: Answers, provider: Provider, part: Part) -> Try:
         """Return what a setting costs; a file that cannot answer costs everything."""

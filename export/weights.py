@@ -46,8 +46,8 @@ def read(path: Path) -> Weights:
             start = file.read(9)
             # A safetensors file begins with eight bytes of length and a JSON object; torch's are ZIP files or pickles.
             if start[8:] == b"{":
-                return _safetensors(file, path.stat().st_size)
-            return _state_dict(_torch(file))
+                return _unprefixed(_safetensors(file, path.stat().st_size))
+            return _unprefixed(_state_dict(_torch(file)))
     except OSError as error:
         raise SetupError(f"{path} cannot be read: {error.strerror}") from None
     except SetupError as error:
@@ -76,7 +76,7 @@ def _torch(file: BinaryIO) -> object:
 
 def _state_dict(contents: object) -> Weights:
     """Return the state_dict of what was loaded, unwrapped."""
-    if isinstance(contents, Mapping) and not any(isinstance(value, Tensor) for value in contents.values()):
+    if isinstance(contents, Mapping):  # whose other entries may be tensors too, as a best accuracy is
         contents = next((contents[key] for key in _WRAPPED if isinstance(contents.get(key), Mapping)), contents)
     if not isinstance(contents, Mapping) or not contents:
         raise SetupError(f"holds no state_dict but a {type(contents).__name__}")
@@ -85,9 +85,14 @@ def _state_dict(contents: object) -> Weights:
             raise SetupError(f"holds no state_dict: {key!r} is a {type(value).__name__}, not a tensor")
         if value.is_quantized or value.layout != torch.strided:
             raise SetupError(f"holds {key!r} as a quantised or sparse tensor; give the weights in floating point")
-    if all(key.startswith("module.") for key in contents):  # saved from DataParallel
-        return {key.removeprefix("module."): value for key, value in contents.items()}
     return dict(contents)
+
+
+def _unprefixed(state: Weights) -> Weights:
+    """Return a state_dict without the prefix that DataParallel gives to every key."""
+    if all(key.startswith("module.") for key in state):
+        return {key.removeprefix("module."): value for key, value in state.items()}
+    return state
 
 
 def _safetensors(file: BinaryIO, size: int) -> Weights:

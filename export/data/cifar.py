@@ -3,6 +3,7 @@
 import io
 import pickle
 import tarfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -138,5 +139,5 @@ def _members(archive: Path) -> Iterator[tuple[str, bytes]]:
                 name = Path(member.name).name
                 if file is not None and name.removesuffix(".bin") in {*_TRAIN, _TEST}:
                     yield name, file.read()
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise SetupError(f"{archive} cannot be read: {error}") from None

@@ -73,7 +73,10 @@ def fetch(
     """
     if name not in sets:
         raise SetupError(f"no public address of {name!r} is known; there are: {', '.join(sets)}")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SetupError(f"{folder} cannot be made: {error.strerror}; name another place by --data-folder") from None
     for file, expected in sets[name].sums.items():
         path = folder / file
         if not path.is_file():

@@ -28,6 +28,12 @@ def load(folder: Path, seed: int = 0, *, name: str = "", classes: tuple[str, ...
     train, validation = split(pictures, (11 / 12, 1 / 12), seed)
     has_test = any(folder.glob("t10k-images*"))
     test = _pair(folder, "t10k") if has_test else none_of(pictures)
+    for part, read in (("train", pictures), ("t10k", test)):
+        if len(read) and read.labels.max() >= len(classes):
+            raise SetupError(
+                f"{folder}: the {part} labels go up to {read.labels.max()}, but there are {len(classes)} classes "
+                f"({', '.join(classes[:4])}, ...); files of other classes are read by --data idx, or --set data=idx"
+            )
     return Data(name or folder.name, classes, train, validation, test)
 
 

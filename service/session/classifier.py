@@ -107,6 +107,11 @@ class Session:
         return "logits" if self._logits else "probabilities"
 
     @property
+    def fixed_batch(self) -> int | None:
+        """How many samples the graph takes at a time; None where as many as there are."""
+        return self._fixed
+
+    @property
     def on_own_thread(self) -> bool:
         """Whether only one thread may run it, as GPU providers want."""
         return self._bound is not None

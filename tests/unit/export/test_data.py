@@ -98,6 +98,15 @@ def test_pictures_and_labels_must_agree(tmp_path: Path) -> None:
         data.load("idx", tmp_path)
 
 
+def test_labels_beyond_the_classes(tmp_path: Path) -> None:
+    """Files of more classes than the data set of that name has are an error with both numbers, of either part."""
+    write_set(tmp_path, "train", 36)
+    write_set(tmp_path, "t10k", 12)
+    write_idx(tmp_path / "t10k-labels-idx1-ubyte", np.full(12, 46, np.uint8))
+    with pytest.raises(SetupError, match=r"the t10k labels go up to 46, but there are 10 classes .*--data idx"):
+        data.load("mnist", tmp_path)
+
+
 def test_missing_files(tmp_path: Path) -> None:
     """A folder without the files, or none given, is an error that names what is missing."""
     with pytest.raises(SetupError, match="train-images-idx3-ubyte"):

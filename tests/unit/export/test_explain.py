@@ -130,6 +130,33 @@ def test_features_without_a_linear_layer_are_class_maps(tmp_path: Path) -> None:
     assert np.allclose(softmax(maps.mean(axis=(2, 3))[0]), opened.run(picture)[0], atol=1e-5)
 
 
+def test_scores_among_other_outputs(tmp_path: Path) -> None:
+    """Where a graph gives other things before its scores, the scores are what is explained."""
+    body, weights, opset = HEADS["GlobalAveragePool, Flatten, Gemm"]
+    path = write(tmp_path, [CONV, *body], {"filters": FILTERS, "bias": BIAS, **weights}, opset=opset).file.path
+    model = onnx.load(path)
+    model.graph.output.insert(0, helper.make_tensor_value_info("features", TensorProto.FLOAT, ["N", 6, 16, 16]))
+    onnx.save(model, path)
+    opened = open_model(ModelFile(path, "several"))
+    found = explain.explain(opened, explain.tap(opened), spot(2, 2))
+    assert {evidence.method for evidence in found.evidence} == {"cam"}
+
+
+def test_a_graph_that_takes_four_at_a_time(tmp_path: Path) -> None:
+    """A graph of a fixed batch is explained as any other."""
+    body, weights, opset = HEADS["GlobalAveragePool, Flatten, Gemm"]
+    path = write(tmp_path, [CONV, *body], {"filters": FILTERS, "bias": BIAS, **weights}, opset=opset).file.path
+    free = open_model(ModelFile(path, "free"))
+    expected = explain.explain(free, explain.tap(free), spot(2, 2)).evidence[0]
+    model = onnx.load(path)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 4
+    onnx.save(model, path)
+    fixed = open_model(ModelFile(path, "fixed"))
+    found = explain.explain(fixed, explain.tap(fixed), spot(2, 2)).evidence[0]
+    np.testing.assert_allclose(found.values, expected.values, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "body",
     [

@@ -16,6 +16,7 @@ from export import cli_precision, gate, int8, model_file, precision, tries
 from export.data import Data
 from export.precision import Made, Named, reduce
 from export.tries import Setting, Wanted
+from service import image
 from service.errors import ModelRejected, SetupError
 from service.loading import load_model
 from service.manifest import Manifest, read_manifest
@@ -97,7 +98,22 @@ def test_golden_samples_are_this_precision_s(made: Made, exported: Path) -> None
     model = load_model(made.path, "digits", 1, Options(provider="cpu"), Metrics())
     assert (model.facts.verified, model.facts.precision, model.notice) == (True, "int8", "")
     model.drain(1)
-    assert ours.manifest.precision == "int8"
+    spec = ours.manifest.preprocessing
+    pixels = np.stack([image.decode(sample.picture, spec, max_pixels=1000) for sample in samples])
+    said = np.array([sample.probabilities for sample in samples])
+    np.testing.assert_allclose(ours.run(pixels), said, atol=1e-4)
+    assert np.abs(gate.open_on(exported, "cpu").run(pixels) - said).max() > 1e-3
+
+
+def test_a_graph_that_takes_three_at_a_time(exported: Path, named: Named, tmp_path: Path) -> None:
+    """A graph of a fixed batch is calibrated by as many pictures as it takes, the last ones filled up."""
+    model = onnx.load(exported)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 3
+    onnx.save(model, tmp_path / "three.onnx")
+    (tmp_path / "made").mkdir()
+    wanted = replace(QUICK, max_drop=5)
+    assert reduce(tmp_path / "three.onnx", tmp_path / "made", named, wanted).manifest.precision == "int8"
 
 
 def test_ruined_scales_are_refused(exported: Path, named: Named, tmp_path: Path) -> None:

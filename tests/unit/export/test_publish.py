@@ -25,6 +25,14 @@ def test_first_version(file: Path, tmp_path: Path) -> None:
     assert (version / "model.onnx").read_bytes() == b"model"
 
 
+@pytest.mark.parametrize("name", ["", "my photos", "a/b", "../x", "liveness", ".hidden"])
+def test_names_that_no_server_serves(file: Path, tmp_path: Path, name: str) -> None:
+    """A name under which no server would serve the model is refused, and nothing is written."""
+    with pytest.raises(SetupError, match="a model cannot be called"):
+        publish(file, tmp_path / "models", name)
+    assert not (tmp_path / "models").exists()
+
+
 def test_next_version(file: Path, tmp_path: Path) -> None:
     """A new version is one higher than the highest there is; other folders do not count."""
     for name in ("2", "10", "old", ".publish-x"):

@@ -125,6 +125,7 @@ def test_broken_labels(weights: Path, tmp_path: Path, content: bytes, words: str
         ("all-cnn-c", "cifar", "no preset 'cifar'; there are: imagenet, imagenet-v2, imagenet-caffe, cifar10, mnist"),
         ("all-cnn-c", "imagenet", "preset imagenet gives 224x224 pixels, the network takes 32x32; use cifar10, mnist"),
         ("all-cnn-c", "mnist", "does not fit all-cnn-c with 10 classes .* and 1 channels .preset mnist"),
+        ("vgg11", "imagenet-caffe", "takes? BGR pixels .* imagenet, imagenet-v2, cifar10, mnist"),
         ("resnet", "imagenet", "no architecture 'resnet'; there are: lenet5"),
         ("vgg11", "imagenet", "does not fit vgg11 with 10 classes"),
         ("convnet:[conv3]", "cifar10", "column 10"),

@@ -6,16 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export import evaluation, report_page
+from export import evaluation, foreign, report_page
 from export import report as reports
 from export.data import Pictures
 from export.evaluate import mcnemar
 from export.evaluation import Evaluated
-from export.measure import Part, open_model
+from export.measure import Part, Split, open_model
 from export.model_file import ModelFile, find
 from export.report import MISTAKES, Comparison, Report
 from service.errors import SetupError
-from service.manifest import read_manifest
+from service.manifest import KEY, metadata, read_manifest
 from tests.onnx_models import pictures, write_model
 
 TEN = tuple("0123456789")
@@ -152,6 +152,21 @@ def test_the_summary_goes_into_the_manifest(measured: Evaluated) -> None:
     assert (after.evaluation.data, after.evaluation.split, after.evaluation.pictures) == ("digits", "test", 269)
     assert after.model_copy(update={"evaluation": None}) == before
     assert [entry.name for entry in path.parent.iterdir()] == ["model.onnx"]
+
+
+@pytest.mark.parametrize(("split", "known"), [("train", False), ("all", False), ("validation", True)])
+def test_a_manifest_that_says_a_part(measured: Evaluated, split: Split, known: bool) -> None:  # noqa: FBT001 - a parameter
+    """A manifest that says a part keeps it, and learns the accuracy only of pictures that were not trained on."""
+    path = measured.opened.file.path
+    part = json.dumps({"labels": list(TEN), "recipe": {"data": "digits"}, "of_later_versions": 1})
+    foreign.write_manifest(path, path.with_suffix(".part"), part)
+    path.with_suffix(".part").replace(path)
+    evaluated = evaluation.run(measured.opened.file, "digits", split=split)
+    evaluation.record(evaluated)
+    fields = json.loads(metadata(path)[KEY])
+    assert fields["of_later_versions"] == 1
+    assert fields["evaluation"]["accuracy"] == evaluated.report.accuracy
+    assert fields.get("accuracy") == (evaluated.report.accuracy if known else None)
 
 
 def test_the_rewritten_file_answers_alike(measured: Evaluated) -> None:

@@ -68,8 +68,15 @@ def test_safetensors_kinds(tmp_path: Path, dtype: torch.dtype) -> None:
 def test_wrapped(network: nn.Module, tmp_path: Path, wrap: str) -> None:
     """A state_dict that a training script keeps among other things, with DataParallel's prefix, is found."""
     prefixed = {f"module.{key}": value for key, value in network.state_dict().items()}
-    torch.save({"epoch": 90, wrap: prefixed}, tmp_path / "w.pth")
+    torch.save({"epoch": 90, "best_acc1": torch.tensor(76.1), wrap: prefixed}, tmp_path / "w.pth")
     assert same(weights.read(tmp_path / "w.pth"), network.state_dict())
+
+
+def test_prefixed_safetensors(network: nn.Module, tmp_path: Path) -> None:
+    """DataParallel's prefix is taken off in a safetensors file too."""
+    prefixed = {f"module.{key}": value for key, value in network.state_dict().items()}
+    write_safetensors(tmp_path / "w.safetensors", prefixed)
+    assert same(weights.read(tmp_path / "w.safetensors"), network.state_dict())
 
 
 def header(entries: object, body: bytes = b"") -> bytes:
