@@ -31,11 +31,13 @@ class Source(NamedTuple):
         format: one of FORMATS.
         data: the file without what pixels do not need.
         orientation: how EXIF says that the picture lies, 1 (upright) to 8.
+        room: pixels that a decoder makes room for at a time, where they are more than the picture has.
     """
 
     format: str
     data: bytes
     orientation: int = 1
+    room: int = 0
 
 
 def read(encoded: bytes, *, max_pixels: int) -> Source:
@@ -209,7 +211,8 @@ def _tiff(encoded: bytes, max_pixels: int) -> Source:
         raise broken(encoded)
     padding = bytes(len(encoded) % 2)
     header = encoded[:4] + struct.pack(tags.order + "L", len(encoded) + len(padding))
-    return Source("TIFF", header + encoded[8:] + padding + directory, tags.orientation())
+    room = tags.number(322, 0) * tags.number(323, 0)
+    return Source("TIFF", header + encoded[8:] + padding + directory, tags.orientation(), room)
 
 
 _TIFF_COMPRESSIONS = {1, 5, 7, 8, 32773, 32946}
@@ -245,8 +248,13 @@ class _Tags:
         return orientation if 1 <= orientation <= 8 else 1
 
     def number(self, tag: int, default: int) -> int:
-        """Return the first value of a tag."""
-        return self.numbers(tag, (default,))[0]
+        """Return the first value of a tag, and look at no other: there may be 32 million of them."""
+        if tag not in self._places:
+            return default
+        kind, count, place = self._values(tag)
+        if not count:
+            raise KeyError(tag)
+        return self._unpack("H" if kind == 3 else "L", place)[0]
 
     def numbers(self, tag: int, default: tuple[int, ...] = ()) -> tuple[int, ...]:
         """Return the values of a tag that holds whole numbers."""

@@ -104,7 +104,7 @@ def decode(
     try:
         with _opened(source) as picture:
             formats.check_size(picture.width, picture.height, max_pixels)
-            with _reserved(budget, picture.width * picture.height, deadline):
+            with _reserved(budget, max(picture.width * picture.height, source.room), deadline):
                 return fit(picture, spec, turn=_UPRIGHT.get(source.orientation))
     except SaccadeError:
         raise

@@ -109,7 +109,11 @@ def _models() -> list[dict[str, Any]]:
     return [
         _alert(
             "SaccadeNoReadyModel",
-            "sum by (job, model) (saccade_model_ready) == 0 or absent(saccade_model_ready)",
+            "sum by (job, model) (saccade_model_ready) == 0\n"
+            # A job that is wholly gone has no series to be 0; for a day it is known that it was there.
+            "or (group by (job) (last_over_time(saccade_model_ready[1d]))"
+            " unless group by (job) (saccade_model_ready))\n"
+            "or absent(last_over_time(saccade_model_ready[1d]))",
             "critical",
             "No replica serves the model",
             "No replica serves {{ if $labels.model }}{{ $labels.model }}{{ else }}any model{{ end }}. "

@@ -57,7 +57,7 @@ def parse(parser: Parser[Request], raw: bytes) -> Request:
     Raises:
         InvalidInput: they are no such message, or one of more fields than any needs.
     """
-    if parts.are_too_many(raw):
+    if parts.are_too_many(raw, inside=parts.INSIDE.get(getattr(parser, "__name__", ""), ())):
         raise InvalidInput("request", f"has more than {parts.MOST:,} fields, the limit")
     try:
         return parser.FromString(raw)

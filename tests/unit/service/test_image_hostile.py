@@ -1,7 +1,9 @@
+import io
 import struct
 import subprocess
 import sys
 import time
+import tracemalloc
 import warnings
 import zlib
 from collections.abc import Callable
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from service import image
+from service import formats, image
 from service.errors import InvalidInput
 from service.manifest import Preprocessing
 from tests.pictures import (
@@ -278,6 +280,29 @@ def test_broken_list_of_pictures(body: bytes) -> None:
         shown = decode(after_start(SAMPLES["JPEG"], segment(0xE2, b"MPF\0" + body)))
     assert (shown == decode(SAMPLES["JPEG"])).all()
     assert not caught
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_many_orientations_are_not_looked_at(kind: str) -> None:
+    """Of an orientation with millions of values, all within the file, no more than the first is read."""
+    many = struct.pack("<HHLL", 0x0112, 3, 3_000_000, 26)
+    body = b"II*\0" + struct.pack("<LH", 8, 1) + many + bytes(4) + b"\1\0" * 3_000_000
+    data = PLACED[kind](body)
+    tracemalloc.start()
+    shown = decode(data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (shown == decode(encoded(Image.fromarray(smooth(16, 24)), kind))).all()
+    assert peak < 6 * len(data)
+
+
+def test_room_for_a_whole_tile() -> None:
+    """What a TIFF's tile takes is reserved, though the picture is smaller: a decoder makes room for all of it."""
+    file = io.BytesIO()
+    Image.fromarray(smooth(16, 24)).save(file, "TIFF")
+    assert formats.read(file.getvalue(), max_pixels=10_000).room == 0
+    tiled = tiff({256: 8, 257: 8, 258: 8, 259: 1, 262: 1, 277: 1, 322: 64, 323: 32}, bytes(64 * 32))
+    assert formats.read(tiled, max_pixels=10_000).room == 64 * 32
 
 
 def test_nothing_is_ever_completed() -> None:

@@ -32,6 +32,18 @@ def test_within_fields() -> None:
     assert not parts.are_too_many(pb.ClassifyRequest(images=[pb.Image(encoded=bytes(1000))]).SerializeToString(), MOST)
 
 
+def test_within_the_fields_that_are_named() -> None:
+    """What the fields hold that are named counts, as deep as they are named and no deeper."""
+    contents = oip.InferTensorContents(bytes_contents=[b""] * 20, uint64_contents=[1] * 200)
+    tensor = oip.ModelInferRequest.InferInputTensor(name="image", contents=contents, shape=[20])
+    request = oip.ModelInferRequest(model_name="model", inputs=[tensor], raw_input_contents=[bytes(100)])
+    raw, inside = request.SerializeToString(), parts.INSIDE[oip.ModelInferRequest.__name__]
+    assert not parts.are_too_many(raw, MOST)
+    # model_name, inputs, name, shape, contents, uint64_contents, 20 elements, raw_input_contents
+    assert not parts.are_too_many(raw, 27, inside)
+    assert parts.are_too_many(raw, 26, inside)
+
+
 def test_small_messages() -> None:
     """A message that has no room for so many is not looked at."""
     assert not parts.are_too_many(b"\x1a\x00" * MOST, MOST)
