@@ -13,28 +13,45 @@ from .failures import of_message
 from .pictures import serialized
 
 WINDOW = 64
-"""Items under way where the caller says nothing; servers work on as many of one stream."""
+"""Items under way where the caller says nothing, and most that are sent and unanswered: servers read no more of one
+stream."""
 
 
-class _Item:
+class OpenCall(Generic[ChannelType]):
+    """One call of a stream, and which items it was given and has not answered, whether still waited for or not.
+
+    Args:
+        link: that it is open on.
+        now: when it was opened.
+    """
+
+    __slots__ = ("link", "opened_at", "unanswered")
+
+    def __init__(self, link: Link[ChannelType], now: float) -> None:
+        self.link = link
+        self.opened_at = now
+        self.unanswered: set[int] = set()
+
+
+class _Item(Generic[ChannelType]):
     """One item that is not answered yet."""
 
-    __slots__ = ("deadline", "due", "failures", "request", "sent")
+    __slots__ = ("call", "deadline", "due", "failures", "request")
 
     def __init__(self, request: pb.ClassifyRequest, now: float, seconds: float) -> None:
         self.request = request
         self.deadline = now + seconds
         self.due = now  # when it may be sent
-        self.sent = False
+        self.call: OpenCall[ChannelType] | None = None  # that it was given to
         self.failures = 0
 
 
 class Exchange(Generic[ChannelType]):
     """The state of one stream, over however many connections it takes.
 
-    Drive it so: `take` what the iterable gives; open a call where `link_to_open` says so; send what `due` returns;
-    tell `receive` and `lost` what came, then `expire`; give away what `finished` returns; sleep for at most `wait`
-    seconds.
+    Drive it so: `take` what the iterable gives; open a call where `call_to_open` says so; put what `due` returns into
+    its outbox, and from there send what `to_send` makes of it, or say `skipped`; tell `receive` and `lost` what came,
+    then `expire`; give away what `finished` returns; sleep for at most `wait` seconds.
 
     Args:
         pool: the client's.
@@ -58,13 +75,13 @@ class Exchange(Generic[ChannelType]):
         self._seconds = seconds
         self._ordered = ordered
         self._clock = clock
-        self._items: dict[int, _Item] = {}
+        self._items: dict[int, _Item[ChannelType]] = {}
         self._unsent: set[int] = set()
         self._taken = self._given = 0
         self._finished: deque[Streamed] = deque()
         self._early: dict[int, Streamed] = {}
-        self._link: Link[ChannelType] | None = None
-        self._opened_at = self._open_at = float("-inf")
+        self._call: OpenCall[ChannelType] | None = None
+        self._open_at = float("-inf")
 
     @property
     def idle(self) -> bool:
@@ -86,43 +103,55 @@ class Exchange(Generic[ChannelType]):
         self._items[index] = _Item(request, self._clock(), self._seconds)
         self._unsent.add(index)
 
-    def link_to_open(self) -> Link[ChannelType] | None:
-        """Return where to open a call now; None while one is open, is not needed, or must wait.
+    def call_to_open(self) -> OpenCall[ChannelType] | None:
+        """Return the call to open now; None while one is open, is not needed, or must wait.
 
         Raises:
             Cancelled: the client is closed.
         """
         now = self._clock()
-        if self._link is not None or now < self._open_at or not self._due(now):
+        if self._call is not None or now < self._open_at or not self._due(now):
             return None
-        self._link, _ = self._pool.next(now)
-        self._opened_at = now
-        return self._link
+        link, _ = self._pool.next(now)
+        self._call = OpenCall(link, now)
+        return self._call
 
-    def due(self) -> list[pb.ClassifyRequest]:
-        """Return what to send now on the open call, the oldest first."""
-        now = self._clock()
-        indices = self._due(now) if self._link is not None else []
+    def due(self) -> list[int]:
+        """Return what to put into the outbox of the open call now, the oldest first, as far as the call has room."""
+        if self._call is None or not self._room():
+            return []
+        indices = self._due(self._clock())[: self._room()]
         for index in indices:
-            item = self._items[index]
-            item.sent = True
-            item.request.timeout_ms = max(1, int((item.deadline - now) * 1000))
+            self._items[index].call = self._call
+        self._call.unanswered.update(indices)
         self._unsent.difference_update(indices)
-        return [self._items[index].request for index in indices]
+        return indices
 
-    def receive(self, message: pb.ClassifyStreamResponse) -> None:
+    def to_send(self, index: int) -> pb.ClassifyRequest | None:
+        """Return what to send of what comes out of an outbox; None if it is not waited for. From any thread."""
+        item = self._items.get(index)
+        seconds = item.deadline - self._clock() if item else 0.0
+        if item is None or seconds <= 0:
+            return None
+        item.request.timeout_ms = max(1, int(seconds * 1000))
+        return item.request
+
+    def skipped(self, call: OpenCall[ChannelType], index: int) -> None:
+        """Take note that what came out of the outbox of a call was not sent."""
+        call.unanswered.discard(index)
+
+    def receive(self, call: OpenCall[ChannelType], message: pb.ClassifyStreamResponse) -> None:
         """Take an answer, or that there is none; what is worth repeating becomes due again."""
         index = int(message.id) if message.id.isdecimal() else -1
+        call.unanswered.discard(index)
         item = self._items.get(index)
-        if item is None:
+        if item is None or item.call is not call:
             return  # it expired here before it was answered, or was answered on the connection before this one
-        address = self._link.address if self._link else ""
-        if self._link:
-            self._link.worked()
+        call.link.worked()
         if message.WhichOneof("result") == "response":
             self._settle(index, Streamed(index, answer=answer_of(message.response)))
             return
-        error = of_message(message.error, address)
+        error = of_message(message.error, call.link.address)
         item.failures += 1
         if isinstance(error, Unavailable):
             item.due = self._clock() + pause(item.failures)
@@ -133,31 +162,30 @@ class Exchange(Generic[ChannelType]):
         if item.due >= item.deadline:
             self._settle(index, Streamed(index, error=error))
             return
-        item.sent = False
+        item.call = None
         self._unsent.add(index)
 
-    def lost(self, failure: SaccadeError | None) -> None:
-        """Take note that the call ended; what it left unanswered is due again, on another link.
+    def lost(self, call: OpenCall[ChannelType], failure: SaccadeError | None) -> None:
+        """Take note that a call ended; what it left unanswered is due again, on another link.
 
         Raises:
             SaccadeError: the failure, where another link would say the same.
         """
-        link, self._link = self._link, None
+        self._call = None
         if self._pool.closed:
             raise Cancelled("the client was closed while the stream was open")
         now = self._clock()
         if isinstance(failure, Overloaded) and failure.in_time:
             self._open_at = now + failure.retry_after
         elif failure is None or isinstance(failure, Unavailable):
-            if link is not None:
-                link.failed(self._opened_at, now)
-                _, rest = self._pool.next(now)
-                self._open_at = now + rest
+            call.link.failed(call.opened_at, now)
+            _, rest = self._pool.next(now)
+            self._open_at = now + rest
         else:
             raise failure
         for index, item in self._items.items():
-            if item.sent:
-                item.sent, item.due = False, now
+            if item.call is call:
+                item.call, item.due = None, now
                 self._unsent.add(index)
 
     def expire(self) -> None:
@@ -178,13 +206,17 @@ class Exchange(Generic[ChannelType]):
         if not self._items:
             return None
         soonest = min(item.deadline for item in self._items.values())
-        if self._unsent:
+        if self._unsent and self._room():
             due = min(self._items[index].due for index in self._unsent)
-            soonest = min(soonest, due if self._link is not None else max(due, self._open_at))
+            soonest = min(soonest, due if self._call is not None else max(due, self._open_at))
         return max(0.0, soonest - self._clock())
 
     def _due(self, now: float) -> list[int]:
         return sorted(index for index in self._unsent if self._items[index].due <= now)
+
+    def _room(self) -> int:
+        """Return how many items a call may be given: what a server does not read at once, it reads too late."""
+        return WINDOW - len(self._call.unanswered) if self._call is not None else WINDOW
 
     def _settle(self, index: int, streamed: Streamed) -> None:
         del self._items[index]

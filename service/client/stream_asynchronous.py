@@ -13,12 +13,12 @@ from ..connection import Connection
 from ..errors import SaccadeError, SetupError, Unavailable
 from ..rpc.pb.saccade.v1 import classifier_pb2 as pb
 from .answers import Streamed
-from .attempts import Link
 from .base import STREAM
-from .exchange import Exchange
+from .exchange import Exchange, OpenCall
 from .failures import of_call
 from .pictures import Choice, Picture, reads_files
 
+Outbox = asyncio.Queue[int | None]
 Items = Iterable[Picture | Sequence[Picture]] | AsyncIterable[Picture | Sequence[Picture]]
 
 _STATUS_LOST = "Internal error from Core"
@@ -39,7 +39,7 @@ class Stream:
         self._connection = connection
         self._room = asyncio.Semaphore(window)
         self._inbox: asyncio.Queue[Any] = asyncio.Queue()
-        self._outbox: asyncio.Queue[pb.ClassifyRequest | None] | None = None
+        self._outbox: Outbox | None = None
         self._call: Any = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._read_all = False
@@ -98,51 +98,56 @@ class Stream:
         self._exchange.expire()
 
     def _send(self) -> None:
-        link = self._exchange.link_to_open()
-        if link is not None:
-            self._open(link)
+        call = self._exchange.call_to_open()
+        if call is not None:
+            self._open(call)
         if self._outbox is not None:
-            for request in self._exchange.due():
-                self._outbox.put_nowait(request)
+            for index in self._exchange.due():
+                self._outbox.put_nowait(index)
 
-    def _open(self, link: Link[grpc.aio.Channel]) -> None:
-        method: Any = link.channel.stream_stream(
+    def _open(self, call: OpenCall[grpc.aio.Channel]) -> None:
+        method: Any = call.link.channel.stream_stream(
             STREAM,
             request_serializer=pb.ClassifyRequest.SerializeToString,
             response_deserializer=pb.ClassifyStreamResponse.FromString,
         )
         self._outbox = asyncio.Queue()
         self._call = method(metadata=self._connection.metadata())
-        self._start(self._write(self._call, self._outbox))
-        self._start(self._read(self._call, link))
+        self._start(self._write(call, self._call, self._outbox))
+        self._start(self._read(call, self._call))
 
-    async def _write(self, call: Any, outbox: asyncio.Queue[pb.ClassifyRequest | None]) -> None:  # noqa: ANN401
+    async def _write(self, call: OpenCall[grpc.aio.Channel], to: Any, outbox: Outbox) -> None:  # noqa: ANN401
+        """Send as gRPC has room for it."""
         with suppress(grpc.RpcError, asyncio.InvalidStateError):  # the call is over; who reads it says why
-            while (request := await outbox.get()) is not None:
-                await call.write(request)
-            await call.done_writing()
+            while (index := await outbox.get()) is not None:
+                request = self._exchange.to_send(index)
+                if request is not None:
+                    await to.write(request)
+                else:
+                    self._inbox.put_nowait(partial(self._exchange.skipped, call, index))
+            await to.done_writing()
 
-    async def _read(self, call: Any, link: Link[grpc.aio.Channel]) -> None:  # noqa: ANN401 - grpc.aio's
+    async def _read(self, call: OpenCall[grpc.aio.Channel], messages: Any) -> None:  # noqa: ANN401 - grpc.aio's
         failure = None
         try:
-            while (message := await call.read()) is not grpc.aio.EOF:
-                await self._inbox.put(partial(self._exchange.receive, message))
-            if await call.code() is not grpc.StatusCode.OK:
-                failure = _failure(await _error(call), link.address)
+            while (message := await messages.read()) is not grpc.aio.EOF:
+                await self._inbox.put(partial(self._exchange.receive, call, message))
+            if await messages.code() is not grpc.StatusCode.OK:
+                failure = _failure(await _error(messages), call.link.address)
         except grpc.aio.AioRpcError as error:
-            failure = _failure(error, link.address)
+            failure = _failure(error, call.link.address)
         except asyncio.CancelledError:  # of this task, or of a call whose channel was closed
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-        await self._inbox.put(partial(self._lost, failure))
+        await self._inbox.put(partial(self._lost, call, failure))
 
-    def _lost(self, failure: SaccadeError | None) -> None:
+    def _lost(self, call: OpenCall[grpc.aio.Channel], failure: SaccadeError | None) -> None:
         if self._outbox is not None:
             self._outbox.put_nowait(None)
             self._outbox = None
         self._call = None
-        self._exchange.lost(failure)
+        self._exchange.lost(call, failure)
 
     def _start(self, work: Any) -> None:  # noqa: ANN401 - a coroutine
         task = asyncio.get_running_loop().create_task(work)

@@ -13,13 +13,12 @@ from ..connection import Connection
 from ..errors import SaccadeError, SetupError
 from ..rpc.pb.saccade.v1 import classifier_pb2 as pb
 from .answers import Streamed
-from .attempts import Link
 from .base import STREAM
-from .exchange import Exchange
+from .exchange import Exchange, OpenCall
 from .failures import of_call
 from .pictures import Choice, Picture
 
-Outbox = SimpleQueue[pb.ClassifyRequest | None]
+Outbox = SimpleQueue[int | None]
 
 
 class Stream:
@@ -94,15 +93,15 @@ class Stream:
         self._exchange.expire()
 
     def _send(self) -> None:
-        link = self._exchange.link_to_open()
-        if link is not None:
-            self._open(link)
+        call = self._exchange.call_to_open()
+        if call is not None:
+            self._open(call)
         if self._outbox is not None:
-            for request in self._exchange.due():
-                self._outbox.put(request)
+            for index in self._exchange.due():
+                self._outbox.put(index)
 
-    def _open(self, link: Link[grpc.Channel]) -> None:
-        method: Any = link.channel.stream_stream(
+    def _open(self, call: OpenCall[grpc.Channel]) -> None:
+        method: Any = call.link.channel.stream_stream(
             STREAM,
             request_serializer=pb.ClassifyRequest.SerializeToString,
             response_deserializer=pb.ClassifyStreamResponse.FromString,
@@ -110,26 +109,35 @@ class Stream:
         outbox = self._outbox = SimpleQueue()
         metadata = self._connection.metadata()
         try:
-            self._call = method(iter(outbox.get, None), metadata=metadata)
+            self._call = method(self._requests(call, outbox), metadata=metadata)
         except ValueError:  # gRPC's word for a channel that is closed, by another thread a moment ago
-            self._lost(None)
+            self._lost(call, None)
             raise
-        reader = threading.Thread(target=self._read, args=(self._call, link), name="saccade-stream-read", daemon=True)
-        reader.start()
+        arguments = (call, self._call)
+        threading.Thread(target=self._read, args=arguments, name="saccade-stream-read", daemon=True).start()
 
-    def _read(self, call: Any, link: Link[grpc.Channel]) -> None:  # noqa: ANN401 - grpc's
+    def _requests(self, call: OpenCall[grpc.Channel], outbox: Outbox) -> Iterator[pb.ClassifyRequest]:
+        """Yield what to send as gRPC has room for it; in a thread of gRPC's."""
+        while (index := outbox.get()) is not None:
+            request = self._exchange.to_send(index)
+            if request is not None:
+                yield request
+            else:
+                self._inbox.put(partial(self._exchange.skipped, call, index))
+
+    def _read(self, call: OpenCall[grpc.Channel], messages: Any) -> None:  # noqa: ANN401 - grpc's
         failure = None
         try:
-            for message in call:
-                self._inbox.put(partial(self._exchange.receive, message))
+            for message in messages:
+                self._inbox.put(partial(self._exchange.receive, call, message))
         except grpc.RpcError as error:
-            failure = of_call(error, link.address)  # type: ignore[arg-type]
-        self._inbox.put(partial(self._lost, failure))
+            failure = of_call(error, call.link.address)  # type: ignore[arg-type]
+        self._inbox.put(partial(self._lost, call, failure))
 
-    def _lost(self, failure: SaccadeError | None) -> None:
+    def _lost(self, call: OpenCall[grpc.Channel], failure: SaccadeError | None) -> None:
         self._close_outbox()
         self._call = None
-        self._exchange.lost(failure)
+        self._exchange.lost(call, failure)
 
     def _close_outbox(self) -> None:
         if self._outbox is not None:

@@ -107,7 +107,7 @@ class Client:
             version: a whole number; empty for the newest.
             top_k: how many categories; 0 means 5.
             timeout: seconds for each item from when it is first sent, repeats included; None for the client's own.
-            window: most items that are read and not yet taken; servers work on 64 of a stream at a time.
+            window: most items that are read and not yet taken; 64 at a time, what servers work on, are sent.
             ordered: give the answers in the order of the iterable; else as they are ready, told apart by `index`.
 
         Raises:

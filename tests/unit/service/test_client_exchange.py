@@ -1,0 +1,128 @@
+"""What a stream of the client sends, when and where, and what it gives; by a clock that the test sets."""
+
+import pytest
+from google.rpc import code_pb2, status_pb2
+
+from service.client.attempts import Link, Pool
+from service.client.exchange import WINDOW, Exchange, OpenCall
+from service.connection import Connection
+from service.rpc.pb.saccade.v1 import classifier_pb2 as pb
+
+SECONDS = 10.0
+
+
+class Bench:
+    """An exchange on links that lead nowhere, and its clock.
+
+    Args:
+        links: how many.
+        seconds: of each item.
+        ordered: as an exchange's.
+    """
+
+    def __init__(self, links: int = 1, *, seconds: float = SECONDS, ordered: bool = False) -> None:
+        self.now = 0.0
+        self.links = [Link(f"host:{number}", None) for number in range(1, links + 1)]
+        self.pool = Pool(self.links)
+        connection = Connection(tuple(link.address for link in self.links))
+        self.exchange = Exchange(self.pool, connection, seconds, ordered=ordered, clock=lambda: self.now)
+
+    def take(self, count: int) -> None:
+        """Take so many items."""
+        for _ in range(count):
+            self.exchange.take(pb.ClassifyRequest())
+
+    def opened(self) -> OpenCall[None]:
+        """Return the call that is to be opened."""
+        call = self.exchange.call_to_open()
+        assert call is not None
+        return call
+
+    def sent(self) -> list[int]:
+        """Return what is sent now, all that is due."""
+        indices = self.exchange.due()
+        assert all(self.exchange.to_send(index) for index in indices)
+        return indices
+
+
+def answer(index: int) -> pb.ClassifyStreamResponse:
+    """Return the answer to an item."""
+    return pb.ClassifyStreamResponse(id=str(index), response=pb.ClassifyResponse())
+
+
+def refusal(index: int, code: int = code_pb2.UNAVAILABLE) -> pb.ClassifyStreamResponse:
+    """Return the message that an item has no answer."""
+    return pb.ClassifyStreamResponse(id=str(index), error=status_pb2.Status(code=code, message="not here"))
+
+
+def test_no_more_is_sent_than_servers_read() -> None:
+    """Of more items than a server reads at once, those beyond are sent as others are answered."""
+    bench = Bench()
+    bench.take(WINDOW + 10)
+    call = bench.opened()
+    assert bench.sent() == list(range(WINDOW))
+    assert bench.sent() == []
+    bench.exchange.receive(call, answer(3))
+    assert bench.sent() == [WINDOW]
+
+
+def test_what_expired_unanswered_takes_its_place_still() -> None:
+    """What was sent and expired here counts as sent until the server says something of it."""
+    bench = Bench()
+    bench.take(WINDOW)
+    call = bench.opened()
+    bench.sent()
+    bench.now = SECONDS
+    bench.exchange.expire()
+    bench.take(1)
+    assert bench.sent() == []
+    bench.exchange.receive(call, refusal(0, code_pb2.DEADLINE_EXCEEDED))
+    assert bench.sent() == [WINDOW]
+
+
+def test_waiting_for_room_is_not_waiting_for_nothing() -> None:
+    """While a call has no room for what is due, there is nothing to do before the first deadline."""
+    bench = Bench()
+    bench.take(WINDOW + 1)
+    bench.opened()
+    bench.sent()
+    assert bench.exchange.wait() == SECONDS
+
+
+def test_the_time_that_is_left_is_told_when_it_is_sent() -> None:
+    """What waited for its turn to be sent tells the server what is left of its time then."""
+    bench = Bench()
+    bench.take(1)
+    bench.opened()
+    [index] = bench.exchange.due()
+    bench.now = 4.0
+    request = bench.exchange.to_send(index)
+    assert request is not None
+    assert request.timeout_ms == 6000
+
+
+@pytest.mark.parametrize("expires", [True, False])
+def test_what_expired_is_not_sent(*, expires: bool) -> None:
+    """What expired before its turn to be sent came is not sent, whether that was noted or not."""
+    bench = Bench()
+    bench.take(1)
+    bench.opened()
+    [index] = bench.exchange.due()
+    bench.now = SECONDS
+    if expires:
+        bench.exchange.expire()
+    assert bench.exchange.to_send(index) is None
+
+
+def test_what_was_not_sent_takes_no_place() -> None:
+    """What expired before it was sent leaves its place to others."""
+    bench = Bench()
+    bench.take(WINDOW)
+    call = bench.opened()
+    indices = bench.exchange.due()
+    bench.now = SECONDS
+    bench.exchange.expire()
+    bench.take(1)
+    assert bench.sent() == []
+    bench.exchange.skipped(call, indices[-1])
+    assert bench.sent() == [WINDOW]

@@ -1,0 +1,76 @@
+"""Streams of the client on channels that the test holds; threads and asyncio."""
+
+import asyncio
+from queue import SimpleQueue
+
+import numpy as np
+
+from service.client import Streamed
+from service.client.pictures import Choice
+from service.client.stream_asynchronous import Stream as AsyncStream
+from service.client.stream_synchronous import Stream
+from service.connection import Connection
+from service.rpc.pb.saccade.v1 import classifier_pb2 as pb
+from tests.fake_channel import SECONDS, Clock, FakeAsyncChannel, FakeChannel, WatchedExchange
+from tests.fakes import WAIT, Job
+
+PICTURE = np.zeros((8, 8, 1), np.uint8)
+NOTHING = pb.ClassifyStreamResponse()
+"""A message that answers no item, so that a stream looks at its clock."""
+
+
+def stream(exchange: WatchedExchange) -> Stream:
+    """Return a stream."""
+    return Stream(exchange, Choice("", "", 0), Connection(("host:1",)), 8)
+
+
+def twin(exchange: WatchedExchange) -> AsyncStream:
+    """Return a stream of the twin."""
+    return AsyncStream(exchange, Choice("", "", 0), Connection(("host:1",)), 8)
+
+
+async def taken(running: AsyncStream, count: int) -> list[Streamed]:
+    """Return what a stream of so many pictures gives."""
+    return [item async for item in running.run([PICTURE] * count)]
+
+
+def test_what_is_sent_is_decided_when_it_is_sent() -> None:
+    """What gRPC takes late is told the time that is left, and what expires before that is never sent."""
+    clock, channel, given = Clock(), FakeChannel(), SimpleQueue[int]()
+    running = stream(WatchedExchange([channel], clock, given.put))
+    job = Job(lambda: list(running.run([PICTURE] * 3)))
+    call = channel.call()
+    for _ in range(3):
+        given.get(timeout=WAIT)
+    sent = [next(call.requests).timeout_ms]
+    clock.now = 4.0
+    sent.append(next(call.requests).timeout_ms)
+    clock.now = SECONDS
+    call.say(NOTHING)
+    job.answer()
+    sent += [request.timeout_ms for request in call.requests]
+    assert sent == [10_000, 6_000]
+
+
+def test_what_is_sent_by_the_twin_is_decided_when_it_is_sent() -> None:
+    """So for asyncio."""
+
+    async def main() -> None:
+        clock, channel, given = Clock(), FakeAsyncChannel(), asyncio.Queue[int]()
+        running = twin(WatchedExchange([channel], clock, given.put_nowait))
+        task = asyncio.ensure_future(taken(running, 4))
+        call = await channel.call()
+        for _ in range(4):
+            await asyncio.wait_for(given.get(), WAIT)
+        first = await call.sent()
+        clock.now = 4.0
+        call.make_room()
+        second = await call.sent()
+        clock.now = SECONDS
+        call.make_room()
+        call.say(NOTHING)
+        await asyncio.wait_for(task, WAIT)
+        assert [first.timeout_ms, second.timeout_ms] == [10_000, 6_000]
+        assert call.nothing_sent()
+
+    asyncio.run(main())
