@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import grpc
 import grpc.aio
+from google.rpc import code_pb2, status_pb2
 
 from service.client.attempts import Link, Pool
 from service.client.exchange import Exchange
@@ -16,6 +17,7 @@ from tests.fakes import WAIT
 
 SECONDS = 10.0
 """Of each item."""
+UNAVAILABLE = status_pb2.Status(code=code_pb2.UNAVAILABLE, message="not here")
 Said = pb.ClassifyStreamResponse | BaseException | None
 """A message, an error that the call ends with, or None: it ends well."""
 
@@ -23,6 +25,11 @@ Said = pb.ClassifyStreamResponse | BaseException | None
 def answer(request: pb.ClassifyRequest) -> pb.ClassifyStreamResponse:
     """Return the answer to an item of a stream."""
     return pb.ClassifyStreamResponse(id=request.id, response=pb.ClassifyResponse())
+
+
+def refusal(request: pb.ClassifyRequest) -> pb.ClassifyStreamResponse:
+    """Return the message that another server is to be asked for an item."""
+    return pb.ClassifyStreamResponse(id=request.id, error=UNAVAILABLE)
 
 
 class Clock:
@@ -143,6 +150,7 @@ class FakeAsyncCall:
     """One call of a stream of the twin; see FakeCall."""
 
     def __init__(self) -> None:
+        self.done = asyncio.Event()  # no more will be sent
         self._room = asyncio.Semaphore(0)
         self._sent = asyncio.Queue[pb.ClassifyRequest]()
         self._said = asyncio.Queue[Said]()
@@ -170,6 +178,7 @@ class FakeAsyncCall:
 
     async def done_writing(self) -> None:
         """Send no more."""
+        self.done.set()
 
     async def read(self) -> Any:  # noqa: ANN401 - as grpc.aio's
         """Return what the server says."""

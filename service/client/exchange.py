@@ -11,6 +11,7 @@ from .answers import Streamed, answer_of
 from .attempts import ChannelType, Clock, Link, Pool, pause
 from .failures import of_message
 from .pictures import serialized
+from .policy import several_servers
 
 WINDOW = 64
 """Items under way where the caller says nothing, and most that are sent and unanswered: servers read no more of one
@@ -51,7 +52,8 @@ class Exchange(Generic[ChannelType]):
 
     Drive it so: `take` what the iterable gives; open a call where `call_to_open` says so; put what `due` returns into
     its outbox, and from there send what `to_send` makes of it, or say `skipped`; tell `receive` and `lost` what came,
-    then `expire`; give away what `finished` returns; sleep for at most `wait` seconds.
+    then `expire`; send no more on a call that `receive` says is left, and say `skipped` of what is in its outbox; give
+    away what `finished` returns; sleep for at most `wait` seconds.
 
     Args:
         pool: the client's.
@@ -72,6 +74,7 @@ class Exchange(Generic[ChannelType]):
     ) -> None:
         self._pool = pool
         self._limit = connection.max_message_bytes
+        self._elsewhere = len(pool.links) > 1 or several_servers(connection)  # whether another call is another server's
         self._seconds = seconds
         self._ordered = ordered
         self._clock = clock
@@ -137,33 +140,47 @@ class Exchange(Generic[ChannelType]):
         return item.request
 
     def skipped(self, call: OpenCall[ChannelType], index: int) -> None:
-        """Take note that what came out of the outbox of a call was not sent."""
+        """Take note that what came out of the outbox of a call was not sent; it is due again, if it is waited for."""
         call.unanswered.discard(index)
+        item = self._items.get(index)
+        if item is not None and item.call is call:
+            self._again(index, item, self._clock())
 
-    def receive(self, call: OpenCall[ChannelType], message: pb.ClassifyStreamResponse) -> None:
-        """Take an answer, or that there is none; what is worth repeating becomes due again."""
+    def receive(self, call: OpenCall[ChannelType], message: pb.ClassifyStreamResponse) -> bool:
+        """Take an answer, or that there is none; what is worth repeating becomes due again.
+
+        Returns:
+            Whether the call is left: its server does not answer, another one may. What it was sent it may still answer.
+
+        Raises:
+            Cancelled: the client is closed.
+        """
         index = int(message.id) if message.id.isdecimal() else -1
         call.unanswered.discard(index)
         item = self._items.get(index)
         if item is None or item.call is not call:
-            return  # it expired here before it was answered, or was answered on the connection before this one
-        call.link.worked()
+            return False  # it expired here before it was answered, or was answered on the connection before this one
         if message.WhichOneof("result") == "response":
+            self._worked(call)
             self._settle(index, Streamed(index, answer=answer_of(message.response)))
-            return
+            return False
         error = of_message(message.error, call.link.address)
+        now = self._clock()
+        left = isinstance(error, Unavailable) and self._elsewhere and call is self._call
         item.failures += 1
         if isinstance(error, Unavailable):
-            item.due = self._clock() + pause(item.failures)
-        elif isinstance(error, Overloaded) and error.in_time:
-            item.due = self._clock() + error.retry_after
+            rounds, within = divmod(item.failures, len(self._pool.links))
+            due = now if within else now + pause(rounds)
         else:
-            item.due = item.deadline
-        if item.due >= item.deadline:
+            self._worked(call)
+            due = now + error.retry_after if isinstance(error, Overloaded) and error.in_time else item.deadline
+        if due < item.deadline:
+            self._again(index, item, due)
+        else:
             self._settle(index, Streamed(index, error=error))
-            return
-        item.call = None
-        self._unsent.add(index)
+        if left:
+            self._leave(call, now)
+        return left
 
     def lost(self, call: OpenCall[ChannelType], failure: SaccadeError | None) -> None:
         """Take note that a call ended; what it left unanswered is due again, on another link.
@@ -171,22 +188,19 @@ class Exchange(Generic[ChannelType]):
         Raises:
             SaccadeError: the failure, where another link would say the same.
         """
-        self._call = None
         if self._pool.closed:
             raise Cancelled("the client was closed while the stream was open")
         now = self._clock()
-        if isinstance(failure, Overloaded) and failure.in_time:
-            self._open_at = now + failure.retry_after
-        elif failure is None or isinstance(failure, Unavailable):
-            call.link.failed(call.opened_at, now)
-            _, rest = self._pool.next(now)
-            self._open_at = now + rest
-        else:
+        refused = isinstance(failure, Overloaded) and failure.in_time
+        if not (failure is None or isinstance(failure, Unavailable) or refused):
             raise failure
+        if call is self._call and isinstance(failure, Overloaded):
+            self._call, self._open_at = None, now + failure.retry_after
+        elif call is self._call:
+            self._leave(call, now)
         for index, item in self._items.items():
             if item.call is call:
-                item.call, item.due = None, now
-                self._unsent.add(index)
+                self._again(index, item, now)
 
     def expire(self) -> None:
         """Give up what nobody can answer in time any more; after all answers that came were received."""
@@ -217,6 +231,21 @@ class Exchange(Generic[ChannelType]):
     def _room(self) -> int:
         """Return how many items a call may be given: what a server does not read at once, it reads too late."""
         return WINDOW - len(self._call.unanswered) if self._call is not None else WINDOW
+
+    def _worked(self, call: OpenCall[ChannelType]) -> None:
+        if call is self._call:  # one that was left may answer what it has, and take nothing new
+            call.link.worked()
+
+    def _leave(self, call: OpenCall[ChannelType], now: float) -> None:
+        """Give the open call nothing more; the next is opened as soon as a link does not rest."""
+        self._call = None
+        call.link.failed(call.opened_at, now)
+        _, rest = self._pool.next(now)
+        self._open_at = now + rest
+
+    def _again(self, index: int, item: _Item[ChannelType], due: float) -> None:
+        item.call, item.due = None, due
+        self._unsent.add(index)
 
     def _settle(self, index: int, streamed: Streamed) -> None:
         del self._items[index]

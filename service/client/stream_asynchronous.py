@@ -39,8 +39,8 @@ class Stream:
         self._connection = connection
         self._room = asyncio.Semaphore(window)
         self._inbox: asyncio.Queue[Any] = asyncio.Queue()
-        self._outbox: Outbox | None = None
-        self._call: Any = None
+        self._calls: dict[OpenCall[grpc.aio.Channel], tuple[Any, Outbox]] = {}  # gRPC's, and what is to be sent on it
+        self._outbox: Outbox = asyncio.Queue()  # of the call that is open and not left
         self._tasks: set[asyncio.Task[None]] = set()
         self._read_all = False
         self._source_error: Exception | None = None
@@ -100,21 +100,22 @@ class Stream:
     def _send(self) -> None:
         call = self._exchange.call_to_open()
         if call is not None:
-            self._open(call)
-        if self._outbox is not None:
-            for index in self._exchange.due():
-                self._outbox.put_nowait(index)
+            self._outbox = self._open(call)
+        for index in self._exchange.due():
+            self._outbox.put_nowait(index)
 
-    def _open(self, call: OpenCall[grpc.aio.Channel]) -> None:
+    def _open(self, call: OpenCall[grpc.aio.Channel]) -> Outbox:
         method: Any = call.link.channel.stream_stream(
             STREAM,
             request_serializer=pb.ClassifyRequest.SerializeToString,
             response_deserializer=pb.ClassifyStreamResponse.FromString,
         )
-        self._outbox = asyncio.Queue()
-        self._call = method(metadata=self._connection.metadata())
-        self._start(self._write(call, self._call, self._outbox))
-        self._start(self._read(call, self._call))
+        outbox: Outbox = asyncio.Queue()
+        opened = method(metadata=self._connection.metadata())
+        self._calls[call] = opened, outbox
+        self._start(self._write(call, opened, outbox))
+        self._start(self._read(call, opened))
+        return outbox
 
     async def _write(self, call: OpenCall[grpc.aio.Channel], to: Any, outbox: Outbox) -> None:  # noqa: ANN401
         """Send as gRPC has room for it."""
@@ -131,7 +132,7 @@ class Stream:
         failure = None
         try:
             while (message := await messages.read()) is not grpc.aio.EOF:
-                await self._inbox.put(partial(self._exchange.receive, call, message))
+                await self._inbox.put(partial(self._receive, call, message))
             if await messages.code() is not grpc.StatusCode.OK:
                 failure = _failure(await _error(messages), call.link.address)
         except grpc.aio.AioRpcError as error:
@@ -142,12 +143,23 @@ class Stream:
                 raise
         await self._inbox.put(partial(self._lost, call, failure))
 
+    def _receive(self, call: OpenCall[grpc.aio.Channel], message: pb.ClassifyStreamResponse) -> None:
+        if self._exchange.receive(call, message):
+            self._close_outbox(call)
+
     def _lost(self, call: OpenCall[grpc.aio.Channel], failure: SaccadeError | None) -> None:
-        if self._outbox is not None:
-            self._outbox.put_nowait(None)
-            self._outbox = None
-        self._call = None
+        self._close_outbox(call)
+        del self._calls[call]
         self._exchange.lost(call, failure)
+
+    def _close_outbox(self, call: OpenCall[grpc.aio.Channel]) -> None:
+        """Send no more on a call, not what waits for that either."""
+        _, outbox = self._calls[call]
+        while not outbox.empty():
+            index = outbox.get_nowait()
+            if index is not None:  # it was closed before
+                self._exchange.skipped(call, index)
+        outbox.put_nowait(None)
 
     def _start(self, work: Any) -> None:  # noqa: ANN401 - a coroutine
         task = asyncio.get_running_loop().create_task(work)
@@ -156,8 +168,8 @@ class Stream:
 
     async def _end(self) -> None:
         """Close the call; if answers are outstanding, nobody wants them."""
-        if self._call is not None:
-            self._call.cancel()
+        for opened, _ in self._calls.values():
+            opened.cancel()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

@@ -42,8 +42,8 @@ class Stream:
         self._connection = connection
         self._room = threading.Semaphore(window)
         self._inbox: SimpleQueue[Any] = SimpleQueue()  # what is to be done with the exchange, in the caller's thread
-        self._outbox: Outbox | None = None
-        self._call: Any = None
+        self._calls: dict[OpenCall[grpc.Channel], tuple[Any, Outbox]] = {}  # gRPC's, and what is to be sent on it
+        self._outbox: Outbox = SimpleQueue()  # of the call that is open and not left
         self._over = self._read_all = False
         self._source_error: BaseException | None = None
 
@@ -95,26 +95,26 @@ class Stream:
     def _send(self) -> None:
         call = self._exchange.call_to_open()
         if call is not None:
-            self._open(call)
-        if self._outbox is not None:
-            for index in self._exchange.due():
-                self._outbox.put(index)
+            self._outbox = self._open(call)
+        for index in self._exchange.due():
+            self._outbox.put(index)
 
-    def _open(self, call: OpenCall[grpc.Channel]) -> None:
+    def _open(self, call: OpenCall[grpc.Channel]) -> Outbox:
         method: Any = call.link.channel.stream_stream(
             STREAM,
             request_serializer=pb.ClassifyRequest.SerializeToString,
             response_deserializer=pb.ClassifyStreamResponse.FromString,
         )
-        outbox = self._outbox = SimpleQueue()
+        outbox: Outbox = SimpleQueue()
         metadata = self._connection.metadata()
         try:
-            self._call = method(self._requests(call, outbox), metadata=metadata)
+            opened = method(self._requests(call, outbox), metadata=metadata)
         except ValueError:  # gRPC's word for a channel that is closed, by another thread a moment ago
-            self._lost(call, None)
+            self._exchange.lost(call, None)
             raise
-        arguments = (call, self._call)
-        threading.Thread(target=self._read, args=arguments, name="saccade-stream-read", daemon=True).start()
+        self._calls[call] = opened, outbox
+        threading.Thread(target=self._read, args=(call, opened), name="saccade-stream-read", daemon=True).start()
+        return outbox
 
     def _requests(self, call: OpenCall[grpc.Channel], outbox: Outbox) -> Iterator[pb.ClassifyRequest]:
         """Yield what to send as gRPC has room for it; in a thread of gRPC's."""
@@ -129,25 +129,34 @@ class Stream:
         failure = None
         try:
             for message in messages:
-                self._inbox.put(partial(self._exchange.receive, call, message))
+                self._inbox.put(partial(self._receive, call, message))
         except grpc.RpcError as error:
             failure = of_call(error, call.link.address)  # type: ignore[arg-type]
         self._inbox.put(partial(self._lost, call, failure))
 
+    def _receive(self, call: OpenCall[grpc.Channel], message: pb.ClassifyStreamResponse) -> None:
+        if self._exchange.receive(call, message):
+            self._close_outbox(call)
+
     def _lost(self, call: OpenCall[grpc.Channel], failure: SaccadeError | None) -> None:
-        self._close_outbox()
-        self._call = None
+        self._close_outbox(call)
+        del self._calls[call]
         self._exchange.lost(call, failure)
 
-    def _close_outbox(self) -> None:
-        if self._outbox is not None:
-            self._outbox.put(None)
-            self._outbox = None
+    def _close_outbox(self, call: OpenCall[grpc.Channel]) -> None:
+        """Send no more on a call, not what waits for that either."""
+        _, outbox = self._calls[call]
+        with suppress(Empty):
+            while True:
+                index = outbox.get_nowait()
+                if index is not None:  # it was closed before
+                    self._exchange.skipped(call, index)
+        outbox.put(None)
 
     def _end(self) -> None:
         """Close the call; if answers are outstanding, nobody wants them."""
         self._over = True
         self._room.release()
-        self._close_outbox()
-        if self._call is not None:
-            self._call.cancel()
+        for opened, outbox in self._calls.values():
+            outbox.put(None)
+            opened.cancel()

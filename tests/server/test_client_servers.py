@@ -1,14 +1,17 @@
 """The client and several servers: turns, health, names with several records, and what it repeats."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import ExitStack
 
 import grpc
 import numpy as np
 import pytest
+from google.rpc import code_pb2, status_pb2
 
-from service.client import Client, Connection
+from service.client import AsyncClient, Client, Connection
 from service.errors import Overloaded, Unavailable
+from service.rpc.pb.saccade.v1 import classifier_pb2 as pb
 from tests.fake_classifier import Answer, FakeClassifier, failing, named
 from tests.fakes import WAIT
 
@@ -163,6 +166,40 @@ def test_refusals_are_repeated_when_the_server_says_when(answer: Answer, calls: 
         else:
             client.classify(PICTURE)
     assert len(server.seen) == calls
+
+
+class Refusing(FakeClassifier):
+    """A server that says UNAVAILABLE of every message of its streams, which it keeps open."""
+
+    def _stream(
+        self, requests: Iterator[pb.ClassifyRequest], context: grpc.ServicerContext
+    ) -> Iterator[pb.ClassifyStreamResponse]:
+        refused = status_pb2.Status(code=code_pb2.UNAVAILABLE, message="not here")
+        for request in requests:
+            self._unary(request, context)
+            yield pb.ClassifyStreamResponse(id=request.id, error=refused)
+
+
+def test_streams_go_elsewhere() -> None:
+    """A stream leaves a server that answers its items UNAVAILABLE; the other one answers all of them."""
+    with Refusing(named("bad")) as bad, FakeClassifier(named("good")) as good:
+        with Client(bad.address, good.address) as client:
+            said = [item.result().model for item in client.stream([PICTURE] * 8)]
+        assert bad.seen
+    assert said == ["good"] * 8
+
+
+def test_streams_of_the_twin_go_elsewhere() -> None:
+    """So for asyncio."""
+
+    async def main() -> list[str]:
+        async with AsyncClient(bad.address, good.address) as client:
+            return [item.result().model async for item in client.stream([PICTURE] * 8)]
+
+    with Refusing(named("bad")) as bad, FakeClassifier(named("good")) as good:
+        said = asyncio.run(main())
+        assert bad.seen
+    assert said == ["good"] * 8
 
 
 def test_ready_asks_every_address(servers: list[FakeClassifier]) -> None:

@@ -3,9 +3,10 @@
 import pytest
 from google.rpc import code_pb2, status_pb2
 
-from service.client.attempts import Link, Pool
+from service.client.attempts import LONGEST_PAUSE, Link, Pool
 from service.client.exchange import WINDOW, Exchange, OpenCall
 from service.connection import Connection
+from service.errors import Unavailable
 from service.rpc.pb.saccade.v1 import classifier_pb2 as pb
 
 SECONDS = 10.0
@@ -18,14 +19,16 @@ class Bench:
         links: how many.
         seconds: of each item.
         ordered: as an exchange's.
+        address: of every link.
     """
 
-    def __init__(self, links: int = 1, *, seconds: float = SECONDS, ordered: bool = False) -> None:
+    def __init__(
+        self, links: int = 1, *, seconds: float = SECONDS, ordered: bool = False, address: str = "host:1"
+    ) -> None:
         self.now = 0.0
-        self.links = [Link(f"host:{number}", None) for number in range(1, links + 1)]
+        self.links = [Link(address, None) for _ in range(links)]
         self.pool = Pool(self.links)
-        connection = Connection(tuple(link.address for link in self.links))
-        self.exchange = Exchange(self.pool, connection, seconds, ordered=ordered, clock=lambda: self.now)
+        self.exchange = Exchange(self.pool, Connection((address,)), seconds, ordered=ordered, clock=lambda: self.now)
 
     def take(self, count: int) -> None:
         """Take so many items."""
@@ -126,3 +129,101 @@ def test_what_was_not_sent_takes_no_place() -> None:
     assert bench.sent() == []
     bench.exchange.skipped(call, indices[-1])
     assert bench.sent() == [WINDOW]
+
+
+def test_a_server_that_does_not_answer_is_left() -> None:
+    """With a second link what one answers UNAVAILABLE goes out on the other at once."""
+    bench = Bench(2)
+    bench.take(1)
+    call = bench.opened()
+    bench.sent()
+    assert bench.exchange.receive(call, refusal(0))
+    assert bench.opened().link is not call.link
+    assert bench.sent() == [0]
+
+
+def test_every_record_of_a_name_is_another_server() -> None:
+    """So with the only link to a name that may have several records, once it has rested."""
+    bench = Bench(address="dns:///host:1")
+    bench.take(1)
+    call = bench.opened()
+    bench.sent()
+    assert bench.exchange.receive(call, refusal(0))
+    bench.now += LONGEST_PAUSE
+    assert bench.opened() is not call
+
+
+def test_the_only_server_is_not_left() -> None:
+    """With one link what is answered UNAVAILABLE goes out again on the same call, after a pause."""
+    bench = Bench()
+    bench.take(1)
+    call = bench.opened()
+    bench.sent()
+    assert not bench.exchange.receive(call, refusal(0))
+    assert bench.sent() == []
+    bench.now += LONGEST_PAUSE
+    assert bench.sent() == [0]
+
+
+def test_a_call_that_was_left_may_answer_still() -> None:
+    """What was sent on a call before it was left is not sent elsewhere, and may be answered on it."""
+    bench = Bench(2)
+    bench.take(2)
+    call = bench.opened()
+    bench.sent()
+    bench.exchange.receive(call, refusal(0))
+    bench.opened()
+    assert bench.sent() == [0]
+    bench.exchange.receive(call, answer(1))
+    assert [item.index for item in bench.exchange.finished()] == [1]
+
+
+def test_what_a_call_that_was_left_does_not_answer() -> None:
+    """What a call that was left has not answered when it ends goes out on the one that is open."""
+    bench = Bench(2)
+    bench.take(2)
+    call = bench.opened()
+    bench.sent()
+    bench.exchange.receive(call, refusal(0))
+    bench.opened()
+    bench.sent()
+    bench.exchange.lost(call, None)
+    assert bench.sent() == [1]
+
+
+def test_what_waits_for_a_call_that_was_left() -> None:
+    """What was given to a call and not sent on it before it was left goes out on the next."""
+    bench = Bench(2)
+    bench.take(2)
+    call = bench.opened()
+    bench.sent()
+    bench.exchange.receive(call, refusal(0))
+    bench.exchange.skipped(call, 1)
+    bench.opened()
+    assert bench.sent() == [0, 1]
+
+
+def test_an_item_without_an_answer_is_no_sign_that_a_link_works() -> None:
+    """A link that has failed is not taken for well because its server says UNAVAILABLE of an item."""
+    bench = Bench(2)
+    bench.take(1)
+    bench.exchange.lost(bench.opened(), Unavailable("gone"))
+    call = bench.opened()
+    bench.sent()
+    bench.exchange.receive(call, refusal(0))
+    assert [link.failures for link in bench.links] == [1, 1]
+
+
+def test_no_server_answers() -> None:
+    """Where every link answers UNAVAILABLE the first rests before it is tried again."""
+    bench = Bench(2)
+    bench.take(1)
+    for _ in bench.links:
+        call = bench.opened()
+        bench.sent()
+        bench.exchange.receive(call, refusal(0))
+    assert bench.exchange.call_to_open() is None
+    wait = bench.exchange.wait()
+    assert wait
+    bench.now += wait
+    assert bench.opened()

@@ -11,7 +11,7 @@ from service.client.stream_asynchronous import Stream as AsyncStream
 from service.client.stream_synchronous import Stream
 from service.connection import Connection
 from service.rpc.pb.saccade.v1 import classifier_pb2 as pb
-from tests.fake_channel import SECONDS, Clock, FakeAsyncChannel, FakeChannel, WatchedExchange
+from tests.fake_channel import SECONDS, Clock, FakeAsyncChannel, FakeChannel, WatchedExchange, answer, refusal
 from tests.fakes import WAIT, Job
 
 PICTURE = np.zeros((8, 8, 1), np.uint8)
@@ -72,5 +72,50 @@ def test_what_is_sent_by_the_twin_is_decided_when_it_is_sent() -> None:
         await asyncio.wait_for(task, WAIT)
         assert [first.timeout_ms, second.timeout_ms] == [10_000, 6_000]
         assert call.nothing_sent()
+
+    asyncio.run(main())
+
+
+def test_a_call_that_is_left_ends() -> None:
+    """On a call that is left nothing more is sent, not what waited for that either; what it answers still counts."""
+    first, second, given = FakeChannel(), FakeChannel(), SimpleQueue[int]()
+    running = stream(WatchedExchange([first, second], Clock(), given.put))
+    job = Job(lambda: list(running.run([PICTURE] * 3)))
+    call = first.call()
+    for _ in range(3):
+        given.get(timeout=WAIT)
+    refused, kept = next(call.requests), next(call.requests)
+    call.say(refusal(refused))
+    other = second.call()
+    assert list(call.requests) == []
+    call.say(answer(kept))
+    for request in (next(other.requests), next(other.requests)):
+        other.say(answer(request))
+    assert {item.index for item in job.answer() if item.answer} == {0, 1, 2}
+
+
+def test_a_call_that_is_left_by_the_twin_ends() -> None:
+    """So for asyncio."""
+
+    async def main() -> None:
+        first, second, given = FakeAsyncChannel(), FakeAsyncChannel(), asyncio.Queue[int]()
+        running = twin(WatchedExchange([first, second], Clock(), given.put_nowait))
+        task = asyncio.ensure_future(taken(running, 3))
+        call = await first.call()
+        for _ in range(3):
+            await asyncio.wait_for(given.get(), WAIT)
+        refused = await call.sent()
+        call.make_room()
+        kept = await call.sent()
+        call.say(refusal(refused))
+        other = await second.call()
+        call.make_room()
+        await asyncio.wait_for(call.done.wait(), WAIT)
+        assert call.nothing_sent()
+        call.say(answer(kept))
+        other.make_room()
+        for _ in range(2):
+            other.say(answer(await other.sent()))
+        assert {item.index for item in await asyncio.wait_for(task, WAIT) if item.answer} == {0, 1, 2}
 
     asyncio.run(main())
