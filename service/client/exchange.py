@@ -215,6 +215,12 @@ class Exchange(Generic[ChannelType]):
         self._finished.clear()
         return given
 
+    def rest(self) -> list[Streamed]:
+        """Return what was answered of a stream that has failed, in order if that was asked for, with gaps."""
+        early = [self._early[index] for index in sorted(self._early)]
+        self._early.clear()
+        return self.finished() + early
+
     def wait(self) -> float | None:
         """Return the seconds after which something is to be done even if nothing comes; None for never."""
         if not self._items:

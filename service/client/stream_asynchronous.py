@@ -43,20 +43,24 @@ class Stream:
         self._outbox: Outbox = asyncio.Queue()  # of the call that is open and not left
         self._tasks: set[asyncio.Task[None]] = set()
         self._read_all = False
+        self._failure: SaccadeError | None = None  # that ends the stream
         self._source_error: Exception | None = None
 
     async def run(self, pictures: Items) -> AsyncIterator[Streamed]:
         """Yield what each item gave."""
         self._start(self._feed(pictures))
         try:
-            while True:
+            while self._failure is None:
                 for streamed in self._exchange.finished():
                     self._room.release()
                     yield streamed
                 if self._read_all and self._exchange.idle:
                     break
-                self._send()
-                await self._work(self._exchange.wait())
+                await self._drive(self._exchange.wait())
+            for streamed in self._exchange.rest():
+                yield streamed
+            if self._failure is not None:
+                raise self._failure
             if self._source_error is not None:
                 raise self._source_error
         finally:
@@ -86,6 +90,14 @@ class Stream:
 
     def _fed(self, error: Exception | None) -> None:
         self._read_all, self._source_error = True, error
+
+    async def _drive(self, seconds: float | None) -> None:
+        """Send what is due, wait for something to do, and do all there is; keep the failure that ends the stream."""
+        try:
+            self._send()
+            await self._work(seconds)
+        except SaccadeError as error:
+            self._failure = error
 
     async def _work(self, seconds: float | None) -> None:
         """Wait for something to do, and do all there is."""

@@ -45,20 +45,24 @@ class Stream:
         self._calls: dict[OpenCall[grpc.Channel], tuple[Any, Outbox]] = {}  # gRPC's, and what is to be sent on it
         self._outbox: Outbox = SimpleQueue()  # of the call that is open and not left
         self._over = self._read_all = False
+        self._failure: SaccadeError | None = None  # that ends the stream
         self._source_error: BaseException | None = None
 
     def run(self, pictures: Iterable[Picture | Sequence[Picture]]) -> Iterator[Streamed]:
         """Yield what each item gave."""
         threading.Thread(target=self._feed, args=(iter(pictures),), name="saccade-stream", daemon=True).start()
         try:
-            while True:
+            while self._failure is None:
                 for streamed in self._exchange.finished():
                     self._room.release()
                     yield streamed
                 if self._read_all and self._exchange.idle:
                     break
-                self._send()
-                self._work(self._exchange.wait())
+                self._drive(self._exchange.wait())
+            for streamed in self._exchange.rest():
+                yield streamed
+            if self._failure is not None:
+                raise self._failure
             if self._source_error is not None:
                 raise self._source_error
         finally:
@@ -83,6 +87,14 @@ class Stream:
 
     def _fed(self, error: BaseException | None) -> None:
         self._read_all, self._source_error = True, error
+
+    def _drive(self, seconds: float | None) -> None:
+        """Send what is due, wait for something to do, and do all there is; keep the failure that ends the stream."""
+        try:
+            self._send()
+            self._work(seconds)
+        except SaccadeError as error:
+            self._failure = error
 
     def _work(self, seconds: float | None) -> None:
         """Wait for something to do, and do all there is."""

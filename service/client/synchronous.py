@@ -111,7 +111,7 @@ class Client:
             ordered: give the answers in the order of the iterable; else as they are ready, told apart by `index`.
 
         Raises:
-            SaccadeError: no stream can be had, for a reason that repeating does not mend.
+            SaccadeError: no stream can be had, for a reason that repeating does not mend; raised after what was answered.
         """
         seconds = self._base.seconds(timeout)
         exchange = Exchange(self._base.pool, self._base.connection, seconds, ordered=ordered)

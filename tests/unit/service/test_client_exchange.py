@@ -227,3 +227,14 @@ def test_no_server_answers() -> None:
     assert wait
     bench.now += wait
     assert bench.opened()
+
+
+def test_what_was_answered_before_a_failure() -> None:
+    """Of an ordered stream that has failed all that was answered is given, in order, though some is missing."""
+    bench = Bench(ordered=True)
+    bench.take(4)
+    call = bench.opened()
+    bench.sent()
+    for index in (3, 1, 0):
+        bench.exchange.receive(call, answer(index))
+    assert [item.index for item in bench.exchange.rest()] == [0, 1, 3]

@@ -3,15 +3,19 @@
 import asyncio
 from queue import SimpleQueue
 
+import grpc
 import numpy as np
+import pytest
+from grpc.aio import AioRpcError, Metadata
 
 from service.client import Streamed
 from service.client.pictures import Choice
 from service.client.stream_asynchronous import Stream as AsyncStream
 from service.client.stream_synchronous import Stream
 from service.connection import Connection
+from service.errors import NotAllowed
 from service.rpc.pb.saccade.v1 import classifier_pb2 as pb
-from tests.fake_channel import SECONDS, Clock, FakeAsyncChannel, FakeChannel, WatchedExchange, answer, refusal
+from tests.fake_channel import SECONDS, Clock, FakeAsyncChannel, FakeChannel, Refused, WatchedExchange, answer, refusal
 from tests.fakes import WAIT, Job
 
 PICTURE = np.zeros((8, 8, 1), np.uint8)
@@ -29,9 +33,12 @@ def twin(exchange: WatchedExchange) -> AsyncStream:
     return AsyncStream(exchange, Choice("", "", 0), Connection(("host:1",)), 8)
 
 
-async def taken(running: AsyncStream, count: int) -> list[Streamed]:
-    """Return what a stream of so many pictures gives."""
-    return [item async for item in running.run([PICTURE] * count)]
+async def taken(running: AsyncStream, count: int, got: list[Streamed] | None = None) -> list[Streamed]:
+    """Return what a stream of so many pictures gives; `got` has it also if the stream fails."""
+    got = [] if got is None else got
+    async for item in running.run([PICTURE] * count):
+        got.append(item)
+    return got
 
 
 def test_what_is_sent_is_decided_when_it_is_sent() -> None:
@@ -117,5 +124,38 @@ def test_a_call_that_is_left_by_the_twin_ends() -> None:
         for _ in range(2):
             other.say(answer(await other.sent()))
         assert {item.index for item in await asyncio.wait_for(task, WAIT) if item.answer} == {0, 1, 2}
+
+    asyncio.run(main())
+
+
+def test_what_was_answered_comes_before_what_ends_a_stream() -> None:
+    """A stream that ends for good gives what was answered, and raises then."""
+    channel, got = FakeChannel(), list[Streamed]()
+    running = stream(WatchedExchange([channel], Clock(), ordered=True))
+    job = Job(lambda: got.extend(running.run([PICTURE] * 2)))
+    call = channel.call()
+    next(call.requests)
+    call.say(answer(next(call.requests)))
+    call.say(Refused(grpc.StatusCode.PERMISSION_DENIED))
+    with pytest.raises(NotAllowed):
+        job.answer()
+    assert [item.index for item in got] == [1]
+
+
+def test_what_was_answered_comes_before_what_ends_a_stream_of_the_twin() -> None:
+    """So for asyncio."""
+
+    async def main() -> None:
+        channel, got = FakeAsyncChannel(), list[Streamed]()
+        running = twin(WatchedExchange([channel], Clock(), ordered=True))
+        task = asyncio.ensure_future(taken(running, 2, got))
+        call = await channel.call()
+        call.make_room()
+        await call.sent()
+        call.say(answer(await call.sent()))
+        call.say(AioRpcError(grpc.StatusCode.PERMISSION_DENIED, Metadata(), Metadata()))
+        with pytest.raises(NotAllowed):
+            await asyncio.wait_for(task, WAIT)
+        assert [item.index for item in got] == [1]
 
     asyncio.run(main())
