@@ -32,6 +32,7 @@ class AsyncClient:
             addresses, connection, connections, timeout, Connection.open_async_channel
         )
         self._closing = asyncio.Event()
+        self._streams: set[Stream] = set()
 
     async def __aenter__(self) -> Self:
         return self
@@ -42,9 +43,11 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connections; calls under way end with Cancelled."""
+        """Close the connections; calls under way and open streams end with Cancelled."""
         self._base.pool.closed = True
         self._closing.set()
+        for stream in list(self._streams):
+            stream.close()
         for link in self._base.pool.links:
             await link.channel.close()
 
@@ -78,7 +81,9 @@ class AsyncClient:
         """Classify many pictures on one stream; see `Client.stream`. The iterable is read by a task of its own."""
         seconds = self._base.seconds(timeout)
         exchange = Exchange(self._base.pool, self._base.connection, seconds, ordered=ordered)
-        return Stream(exchange, Choice(model, str(version), top_k), self._base.connection, window).run(pictures)
+        choice = Choice(model, str(version), top_k)
+        stream = Stream(exchange, choice, self._base.connection, window=window, streams=self._streams)
+        return stream.run(pictures)
 
     async def models(self, *, timeout: float | None = None) -> list[ModelEntry]:
         """Return every version that the server knows, by name, the highest first."""

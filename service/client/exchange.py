@@ -8,11 +8,12 @@ from ..connection import Connection
 from ..errors import Cancelled, DeadlineExceeded, InvalidInput, Overloaded, SaccadeError, Unavailable
 from ..rpc.pb.saccade.v1 import classifier_pb2 as pb
 from .answers import Streamed, answer_of
-from .attempts import ChannelType, Clock, Link, Pool, pause
+from .attempts import CLOSED, ChannelType, Clock, Link, Pool, pause
 from .failures import of_message
 from .pictures import serialized
 from .policy import several_servers
 
+ENDED = "the client was closed while the stream was open"
 WINDOW = 64
 """Items under way where the caller says nothing, and most that are sent and unanswered: servers read no more of one
 stream."""
@@ -90,6 +91,15 @@ class Exchange(Generic[ChannelType]):
     def idle(self) -> bool:
         """Whether all that was taken was answered and given away."""
         return not self._items and not self._finished and not self._early
+
+    def begin(self) -> None:
+        """Begin.
+
+        Raises:
+            Cancelled: the client is closed.
+        """
+        if self._pool.closed:
+            raise Cancelled(CLOSED)
 
     def take(self, request: pb.ClassifyRequest | SaccadeError) -> None:
         """Take the next item: its request, or why there can be none."""
@@ -189,7 +199,7 @@ class Exchange(Generic[ChannelType]):
             SaccadeError: the failure, where another link would say the same.
         """
         if self._pool.closed:
-            raise Cancelled("the client was closed while the stream was open")
+            raise Cancelled(ENDED)
         now = self._clock()
         refused = isinstance(failure, Overloaded) and failure.in_time
         if not (failure is None or isinstance(failure, Unavailable) or refused):

@@ -10,11 +10,11 @@ import grpc
 import grpc.aio
 
 from ..connection import Connection
-from ..errors import SaccadeError, SetupError, Unavailable
+from ..errors import Cancelled, SaccadeError, SetupError, Unavailable, raising
 from ..rpc.pb.saccade.v1 import classifier_pb2 as pb
 from .answers import Streamed
 from .base import STREAM
-from .exchange import Exchange, OpenCall
+from .exchange import ENDED, Exchange, OpenCall
 from .failures import of_call
 from .pictures import Choice, Picture, reads_files
 
@@ -30,13 +30,20 @@ class Stream:
     """Runs one exchange; see `Stream` of the client for threads."""
 
     def __init__(
-        self, exchange: Exchange[grpc.aio.Channel], choice: Choice, connection: Connection, window: int
+        self,
+        exchange: Exchange[grpc.aio.Channel],
+        choice: Choice,
+        connection: Connection,
+        *,
+        window: int,
+        streams: set["Stream"],
     ) -> None:
         if window < 1:
             raise SetupError(f"window {window}: must be at least 1")
         self._exchange = exchange
         self._choice = choice
         self._connection = connection
+        self._streams = streams
         self._room = asyncio.Semaphore(window)
         self._inbox: asyncio.Queue[Any] = asyncio.Queue()
         self._calls: dict[OpenCall[grpc.aio.Channel], tuple[Any, Outbox]] = {}  # gRPC's, and what is to be sent on it
@@ -48,8 +55,10 @@ class Stream:
 
     async def run(self, pictures: Items) -> AsyncIterator[Streamed]:
         """Yield what each item gave."""
-        self._start(self._feed(pictures))
+        self._streams.add(self)
         try:
+            self._exchange.begin()
+            self._start(self._feed(pictures))
             while self._failure is None:
                 for streamed in self._exchange.finished():
                     self._room.release()
@@ -90,6 +99,10 @@ class Stream:
 
     def _fed(self, error: Exception | None) -> None:
         self._read_all, self._source_error = True, error
+
+    def close(self) -> None:
+        """End it with Cancelled, also where no call is open that would end; in its event loop."""
+        self._inbox.put_nowait(raising(Cancelled(ENDED)))
 
     async def _drive(self, seconds: float | None) -> None:
         """Send what is due, wait for something to do, and do all there is; keep the failure that ends the stream."""
@@ -180,6 +193,7 @@ class Stream:
 
     async def _end(self) -> None:
         """Close the call; if answers are outstanding, nobody wants them."""
+        self._streams.discard(self)
         for opened, _ in self._calls.values():
             opened.cancel()
         tasks = list(self._tasks)

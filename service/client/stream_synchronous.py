@@ -10,11 +10,11 @@ from typing import Any
 import grpc
 
 from ..connection import Connection
-from ..errors import SaccadeError, SetupError
+from ..errors import Cancelled, SaccadeError, SetupError, raising
 from ..rpc.pb.saccade.v1 import classifier_pb2 as pb
 from .answers import Streamed
 from .base import STREAM
-from .exchange import Exchange, OpenCall
+from .exchange import ENDED, Exchange, OpenCall
 from .failures import of_call
 from .pictures import Choice, Picture
 
@@ -29,17 +29,27 @@ class Stream:
         choice: what is asked for each item.
         connection: how to reach the servers.
         window: most items that are read and not yet taken.
+        streams: the client's that are open, for it to close; this one too while it runs.
 
     Raises:
         SetupError: the window is smaller than 1.
     """
 
-    def __init__(self, exchange: Exchange[grpc.Channel], choice: Choice, connection: Connection, window: int) -> None:
+    def __init__(
+        self,
+        exchange: Exchange[grpc.Channel],
+        choice: Choice,
+        connection: Connection,
+        *,
+        window: int,
+        streams: set["Stream"],
+    ) -> None:
         if window < 1:
             raise SetupError(f"window {window}: must be at least 1")
         self._exchange = exchange
         self._choice = choice
         self._connection = connection
+        self._streams = streams
         self._room = threading.Semaphore(window)
         self._inbox: SimpleQueue[Any] = SimpleQueue()  # what is to be done with the exchange, in the caller's thread
         self._calls: dict[OpenCall[grpc.Channel], tuple[Any, Outbox]] = {}  # gRPC's, and what is to be sent on it
@@ -50,8 +60,10 @@ class Stream:
 
     def run(self, pictures: Iterable[Picture | Sequence[Picture]]) -> Iterator[Streamed]:
         """Yield what each item gave."""
-        threading.Thread(target=self._feed, args=(iter(pictures),), name="saccade-stream", daemon=True).start()
+        self._streams.add(self)  # before it looks whether the client is closed, which looks here once it is
         try:
+            self._exchange.begin()
+            threading.Thread(target=self._feed, args=(iter(pictures),), name="saccade-stream", daemon=True).start()
             while self._failure is None:
                 for streamed in self._exchange.finished():
                     self._room.release()
@@ -87,6 +99,10 @@ class Stream:
 
     def _fed(self, error: BaseException | None) -> None:
         self._read_all, self._source_error = True, error
+
+    def close(self) -> None:
+        """End it with Cancelled, also where no call is open that would end; from any thread."""
+        self._inbox.put(raising(Cancelled(ENDED)))
 
     def _drive(self, seconds: float | None) -> None:
         """Send what is due, wait for something to do, and do all there is; keep the failure that ends the stream."""
@@ -167,6 +183,7 @@ class Stream:
 
     def _end(self) -> None:
         """Close the call; if answers are outstanding, nobody wants them."""
+        self._streams.discard(self)
         self._over = True
         self._room.release()
         for opened, outbox in self._calls.values():

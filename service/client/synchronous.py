@@ -43,6 +43,7 @@ class Client:
     ) -> None:
         self._base: Base[grpc.Channel] = Base(addresses, connection, connections, timeout, Connection.open_channel)
         self._closing = threading.Event()
+        self._streams: set[Stream] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -53,9 +54,11 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connections; calls under way end with Cancelled."""
+        """Close the connections; calls under way and open streams end with Cancelled."""
         self._base.pool.closed = True
         self._closing.set()
+        for stream in list(self._streams):
+            stream.close()
         for link in self._base.pool.links:
             link.channel.close()
 
@@ -111,11 +114,13 @@ class Client:
             ordered: give the answers in the order of the iterable; else as they are ready, told apart by `index`.
 
         Raises:
-            SaccadeError: no stream can be had, for a reason that repeating does not mend; raised after what was answered.
+            SaccadeError: no stream can be had, for a reason that repeating does not mend; after what was answered.
         """
         seconds = self._base.seconds(timeout)
         exchange = Exchange(self._base.pool, self._base.connection, seconds, ordered=ordered)
-        return Stream(exchange, Choice(model, str(version), top_k), self._base.connection, window).run(pictures)
+        choice = Choice(model, str(version), top_k)
+        stream = Stream(exchange, choice, self._base.connection, window=window, streams=self._streams)
+        return stream.run(pictures)
 
     def models(self, *, timeout: float | None = None) -> list[ModelEntry]:
         """Return every version that the server knows, by name, the highest first."""

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
 
@@ -181,6 +181,64 @@ def test_the_twin_closed_while_it_waits_to_call_again() -> None:
                 await asyncio.wait_for(task, WAIT)
 
     asyncio.run(main())
+
+
+class Quiet:
+    """Items for a stream, none of which comes before the test has ended it."""
+
+    def __init__(self) -> None:
+        self.asked, self.end = threading.Event(), threading.Event()
+
+    def __iter__(self) -> Iterator[Any]:
+        self.asked.set()
+        self.end.wait(LONG)
+        yield from ()
+
+
+def test_closed_while_a_stream_has_nothing_to_send() -> None:
+    """Closing the client ends a stream whose iterable gives nothing, though it has no call that would end."""
+    with FakeClassifier(named("a")) as server:
+        client, quiet = Client(server.address), Quiet()
+        job = Job(lambda: list(client.stream(quiet)))
+        assert quiet.asked.wait(WAIT)
+        client.close()
+        with pytest.raises(Cancelled, match="closed"):
+            job.answer()
+        quiet.end.set()
+
+
+def test_the_twin_closed_while_a_stream_has_nothing_to_send() -> None:
+    """So for asyncio."""
+    asked = asyncio.Event()
+
+    async def quiet() -> AsyncIterator[Any]:
+        asked.set()
+        await asyncio.Event().wait()
+        yield PICTURE
+
+    async def take(client: AsyncClient) -> None:
+        async for _ in client.stream(quiet()):
+            pass
+
+    async def main() -> None:
+        with FakeClassifier(named("a")) as server:
+            client = AsyncClient(server.address)
+            task = asyncio.ensure_future(take(client))
+            await asyncio.wait_for(asked.wait(), WAIT)
+            await client.close()
+            with pytest.raises(Cancelled, match="closed"):
+                await asyncio.wait_for(task, WAIT)
+
+    asyncio.run(main())
+
+
+def test_a_stream_after_closing() -> None:
+    """A stream of a closed client is Cancelled before anything is read for it."""
+    client, quiet = Client("127.0.0.1:1"), Quiet()
+    client.close()
+    with pytest.raises(Cancelled, match="the client is closed"):
+        next(client.stream(quiet))
+    assert not quiet.asked.is_set()
 
 
 def test_closed_under_many_callers() -> None:

@@ -25,12 +25,12 @@ NOTHING = pb.ClassifyStreamResponse()
 
 def stream(exchange: WatchedExchange) -> Stream:
     """Return a stream."""
-    return Stream(exchange, Choice("", "", 0), Connection(("host:1",)), 8)
+    return Stream(exchange, Choice("", "", 0), Connection(("host:1",)), window=8, streams=set())
 
 
 def twin(exchange: WatchedExchange) -> AsyncStream:
     """Return a stream of the twin."""
-    return AsyncStream(exchange, Choice("", "", 0), Connection(("host:1",)), 8)
+    return AsyncStream(exchange, Choice("", "", 0), Connection(("host:1",)), window=8, streams=set())
 
 
 async def taken(running: AsyncStream, count: int, got: list[Streamed] | None = None) -> list[Streamed]:
