@@ -1,6 +1,7 @@
 """Channels of gRPC's, for threads and for asyncio, on which nothing is sent but what the test takes from them."""
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from queue import SimpleQueue
 from typing import Any, Self
@@ -104,11 +105,17 @@ class FakeCall:
 
     def __init__(self, requests: Iterator[pb.ClassifyRequest]) -> None:
         self.requests = requests
+        self._began, self._listening = False, threading.Semaphore(0)
         self._said = SimpleQueue[Said]()
 
     def say(self, said: Said) -> None:
         """Let the server say something."""
         self._said.put(said)
+
+    def heard(self, count: int) -> None:
+        """Return when so many messages were taken up, since the last time."""
+        for _ in range(count):
+            assert self._listening.acquire(timeout=WAIT)
 
     def cancel(self) -> None:
         """End it, as the client does."""
@@ -118,6 +125,9 @@ class FakeCall:
         return self
 
     def __next__(self) -> pb.ClassifyStreamResponse:
+        if self._began:
+            self._listening.release()
+        self._began = True
         said = self._said.get()
         if isinstance(said, BaseException):
             raise said
@@ -154,14 +164,21 @@ class FakeAsyncCall:
         self._room = asyncio.Semaphore(0)
         self._sent = asyncio.Queue[pb.ClassifyRequest]()
         self._said = asyncio.Queue[Said]()
+        self._began, self._listening = False, asyncio.Semaphore(0)
 
     def say(self, said: Said) -> None:
         """Let the server say something."""
         self._said.put_nowait(said)
 
-    def make_room(self) -> None:
-        """Let one more be sent, after the first."""
-        self._room.release()
+    async def heard(self, count: int) -> None:
+        """Return when so many messages were taken up, since the last time."""
+        for _ in range(count):
+            await asyncio.wait_for(self._listening.acquire(), WAIT)
+
+    def make_room(self, count: int = 1) -> None:
+        """Let so many more be sent, after the first."""
+        for _ in range(count):
+            self._room.release()
 
     async def sent(self) -> pb.ClassifyRequest:
         """Return what is sent next."""
@@ -182,6 +199,9 @@ class FakeAsyncCall:
 
     async def read(self) -> Any:  # noqa: ANN401 - as grpc.aio's
         """Return what the server says."""
+        if self._began:
+            self._listening.release()
+        self._began = True
         said = await self._said.get()
         if isinstance(said, BaseException):
             raise said

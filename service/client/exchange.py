@@ -2,6 +2,7 @@
 
 import time
 from collections import deque
+from itertools import takewhile
 from typing import Generic
 
 from ..connection import Connection
@@ -54,7 +55,7 @@ class Exchange(Generic[ChannelType]):
     Drive it so: `take` what the iterable gives; open a call where `call_to_open` says so; put what `due` returns into
     its outbox, and from there send what `to_send` makes of it, or say `skipped`; tell `receive` and `lost` what came,
     then `expire`; send no more on a call that `receive` says is left, and say `skipped` of what is in its outbox; give
-    away what `finished` returns; sleep for at most `wait` seconds.
+    away what `give` returns, one at a time; sleep for at most `wait` seconds.
 
     Args:
         pool: the client's.
@@ -79,7 +80,7 @@ class Exchange(Generic[ChannelType]):
         self._seconds = seconds
         self._ordered = ordered
         self._clock = clock
-        self._items: dict[int, _Item[ChannelType]] = {}
+        self._items: dict[int, _Item[ChannelType]] = {}  # as they were taken, so the first to expire first
         self._unsent: set[int] = set()
         self._taken = self._given = 0
         self._finished: deque[Streamed] = deque()
@@ -215,27 +216,26 @@ class Exchange(Generic[ChannelType]):
     def expire(self) -> None:
         """Give up what nobody can answer in time any more; after all answers that came were received."""
         now = self._clock()
-        for index in [index for index, item in self._items.items() if item.deadline <= now]:
+        for index in list(takewhile(lambda index: self._items[index].deadline <= now, self._items)):
             error = DeadlineExceeded(f"no answer within {self._seconds:g} s")
             self._settle(index, Streamed(index, error=error))
 
-    def finished(self) -> list[Streamed]:
-        """Return what can be given away."""
-        given = list(self._finished)
-        self._finished.clear()
-        return given
+    def give(self) -> Streamed | None:
+        """Return what is to be given away next; None while there is nothing."""
+        return self._finished.popleft() if self._finished else None
 
     def rest(self) -> list[Streamed]:
         """Return what was answered of a stream that has failed, in order if that was asked for, with gaps."""
-        early = [self._early[index] for index in sorted(self._early)]
+        given = [*self._finished, *(self._early[index] for index in sorted(self._early))]
+        self._finished.clear()
         self._early.clear()
-        return self.finished() + early
+        return given
 
     def wait(self) -> float | None:
         """Return the seconds after which something is to be done even if nothing comes; None for never."""
         if not self._items:
             return None
-        soonest = min(item.deadline for item in self._items.values())
+        soonest = next(iter(self._items.values())).deadline
         if self._unsent and self._room():
             due = min(self._items[index].due for index in self._unsent)
             soonest = min(soonest, due if self._call is not None else max(due, self._open_at))

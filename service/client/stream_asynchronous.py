@@ -60,12 +60,13 @@ class Stream:
             self._exchange.begin()
             self._start(self._feed(pictures))
             while self._failure is None:
-                for streamed in self._exchange.finished():
+                streamed = self._exchange.give()
+                if streamed is not None:
                     self._room.release()
                     yield streamed
                 if self._read_all and self._exchange.idle:
                     break
-                await self._drive(self._exchange.wait())
+                await self._drive(self._exchange.wait() if streamed is None else 0)
             for streamed in self._exchange.rest():
                 yield streamed
             if self._failure is not None:
@@ -105,19 +106,22 @@ class Stream:
         self._inbox.put_nowait(raising(Cancelled(ENDED)))
 
     async def _drive(self, seconds: float | None) -> None:
-        """Send what is due, wait for something to do, and do all there is; keep the failure that ends the stream."""
+        """Wait for something to do, do all there is, and send what is due; keep the failure that ends the stream."""
         try:
-            self._send()
             await self._work(seconds)
+            self._send()
         except SaccadeError as error:
             self._failure = error
 
     async def _work(self, seconds: float | None) -> None:
         """Wait for something to do, and do all there is."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                do = await self._inbox.get()
-            do()
+        if seconds == 0:
+            await asyncio.sleep(0)  # who reads and writes has a turn
+        else:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    do = await self._inbox.get()
+                do()
         while not self._inbox.empty():
             self._inbox.get_nowait()()
         self._exchange.expire()

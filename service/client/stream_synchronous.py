@@ -65,12 +65,13 @@ class Stream:
             self._exchange.begin()
             threading.Thread(target=self._feed, args=(iter(pictures),), name="saccade-stream", daemon=True).start()
             while self._failure is None:
-                for streamed in self._exchange.finished():
+                streamed = self._exchange.give()
+                if streamed is not None:
                     self._room.release()
                     yield streamed
                 if self._read_all and self._exchange.idle:
                     break
-                self._drive(self._exchange.wait())
+                self._drive(self._exchange.wait() if streamed is None else 0)
             for streamed in self._exchange.rest():
                 yield streamed
             if self._failure is not None:
@@ -105,10 +106,10 @@ class Stream:
         self._inbox.put(raising(Cancelled(ENDED)))
 
     def _drive(self, seconds: float | None) -> None:
-        """Send what is due, wait for something to do, and do all there is; keep the failure that ends the stream."""
+        """Wait for something to do, do all there is, and send what is due; keep the failure that ends the stream."""
         try:
-            self._send()
             self._work(seconds)
+            self._send()
         except SaccadeError as error:
             self._failure = error
 

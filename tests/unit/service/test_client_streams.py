@@ -159,3 +159,40 @@ def test_what_was_answered_comes_before_what_ends_a_stream_of_the_twin() -> None
         assert [item.index for item in got] == [1]
 
     asyncio.run(main())
+
+
+def test_what_is_to_be_repeated_goes_out_between_answers() -> None:
+    """Of answers that came together the caller takes one at a time, and what is to be repeated is sent meanwhile."""
+    first, second = FakeChannel(), FakeChannel()
+    items = stream(WatchedExchange([first, second], Clock(), ordered=True)).run([PICTURE] * 3)
+    job = Job(lambda: next(items))
+    call = first.call()
+    sent = [next(call.requests) for _ in range(3)]
+    call.say(answer(sent[1]))
+    call.say(answer(sent[0]))
+    job.answer()
+    call.say(refusal(sent[2]))
+    call.heard(3)
+    next(items)
+    assert next(second.call().requests).id == "2"
+
+
+def test_what_the_twin_is_to_repeat_goes_out_between_answers() -> None:
+    """So for asyncio."""
+
+    async def main() -> None:
+        first, second = FakeAsyncChannel(), FakeAsyncChannel()
+        items = twin(WatchedExchange([first, second], Clock(), ordered=True)).run([PICTURE] * 3)
+        task = asyncio.ensure_future(anext(items))
+        call = await first.call()
+        call.make_room(3)
+        sent = [await call.sent() for _ in range(3)]
+        call.say(answer(sent[1]))
+        call.say(answer(sent[0]))
+        await asyncio.wait_for(task, WAIT)
+        call.say(refusal(sent[2]))
+        await call.heard(3)
+        await anext(items)
+        assert (await (await second.call()).sent()).id == "2"
+
+    asyncio.run(main())
