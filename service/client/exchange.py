@@ -9,7 +9,7 @@ from ..connection import Connection
 from ..errors import Cancelled, DeadlineExceeded, InvalidInput, Overloaded, SaccadeError, Unavailable
 from ..rpc.pb.saccade.v1 import classifier_pb2 as pb
 from .answers import Streamed, answer_of
-from .attempts import CLOSED, ChannelType, Clock, Link, Pool, pause
+from .attempts import CLOSED, LONGEST_PAUSE, ChannelType, Clock, Link, Pool, pause
 from .failures import of_message
 from .pictures import serialized
 from .policy import several_servers
@@ -39,7 +39,7 @@ class OpenCall(Generic[ChannelType]):
 class _Item(Generic[ChannelType]):
     """One item that is not answered yet."""
 
-    __slots__ = ("call", "deadline", "due", "failures", "request")
+    __slots__ = ("call", "deadline", "due", "failure", "failures", "request")
 
     def __init__(self, request: pb.ClassifyRequest, now: float, seconds: float) -> None:
         self.request = request
@@ -47,6 +47,7 @@ class _Item(Generic[ChannelType]):
         self.due = now  # when it may be sent
         self.call: OpenCall[ChannelType] | None = None  # that it was given to
         self.failures = 0
+        self.failure: SaccadeError | None = None  # the last
 
 
 class Exchange(Generic[ChannelType]):
@@ -87,6 +88,7 @@ class Exchange(Generic[ChannelType]):
         self._early: dict[int, Streamed] = {}
         self._call: OpenCall[ChannelType] | None = None
         self._open_at = float("-inf")
+        self._failure: SaccadeError | None = None  # of a call, since the last answer
 
     @property
     def idle(self) -> bool:
@@ -186,11 +188,12 @@ class Exchange(Generic[ChannelType]):
             self._worked(call)
             due = now + error.retry_after if isinstance(error, Overloaded) and error.in_time else item.deadline
         if due < item.deadline:
+            item.failure = error
             self._again(index, item, due)
         else:
             self._settle(index, Streamed(index, error=error))
         if left:
-            self._leave(call, now)
+            self._leave(call, error, now)
         return left
 
     def lost(self, call: OpenCall[ChannelType], failure: SaccadeError | None) -> None:
@@ -206,19 +209,19 @@ class Exchange(Generic[ChannelType]):
         if not (failure is None or isinstance(failure, Unavailable) or refused):
             raise failure
         if call is self._call and isinstance(failure, Overloaded):
-            self._call, self._open_at = None, now + failure.retry_after
+            self._call, self._failure, self._open_at = None, failure, now + failure.retry_after
         elif call is self._call:
-            self._leave(call, now)
+            self._leave(call, failure, now)
         for index, item in self._items.items():
             if item.call is call:
+                item.failure = failure or item.failure
                 self._again(index, item, now)
 
     def expire(self) -> None:
         """Give up what nobody can answer in time any more; after all answers that came were received."""
         now = self._clock()
         for index in list(takewhile(lambda index: self._items[index].deadline <= now, self._items)):
-            error = DeadlineExceeded(f"no answer within {self._seconds:g} s")
-            self._settle(index, Streamed(index, error=error))
+            self._settle(index, Streamed(index, error=self._too_late(self._items[index])))
 
     def give(self) -> Streamed | None:
         """Return what is to be given away next; None while there is nothing."""
@@ -251,10 +254,20 @@ class Exchange(Generic[ChannelType]):
     def _worked(self, call: OpenCall[ChannelType]) -> None:
         if call is self._call:  # one that was left may answer what it has, and take nothing new
             call.link.worked()
+            self._failure = None
 
-    def _leave(self, call: OpenCall[ChannelType], now: float) -> None:
+    def _too_late(self, item: _Item[ChannelType]) -> SaccadeError:
+        """Return why there is no answer, as Attempts.failed says it of a call."""
+        text, last = f"no answer within {self._seconds:g} s", item.failure or self._failure
+        if last is None:
+            return DeadlineExceeded(text)
+        if item.call is None or item.deadline - item.due < LONGEST_PAUSE:  # the last attempt had hardly a chance
+            return last
+        return DeadlineExceeded(f"{text}; before that {last}")
+
+    def _leave(self, call: OpenCall[ChannelType], failure: SaccadeError | None, now: float) -> None:
         """Give the open call nothing more; the next is opened as soon as a link does not rest."""
-        self._call = None
+        self._call, self._failure = None, failure or self._failure
         call.link.failed(call.opened_at, now)
         _, rest = self._pool.next(now)
         self._open_at = now + rest

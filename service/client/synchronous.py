@@ -109,7 +109,8 @@ class Client:
             model: name; empty for the server's default.
             version: a whole number; empty for the newest.
             top_k: how many categories; 0 means 5.
-            timeout: seconds for each item from when it is first sent, repeats included; None for the client's own.
+            timeout: seconds for each item from when the stream takes it from the iterable, as it does while answers are
+                taken, its turn to be sent and repeats included; None for the client's own.
             window: most items that are read and not yet taken; 64 at a time, what servers work on, are sent.
             ordered: give the answers in the order of the iterable; else as they are ready, told apart by `index`.
 

@@ -72,6 +72,12 @@ def test_a_silent_host_of_the_twin(silent: str, call: str) -> None:
     asyncio.run(main())
 
 
+def test_nobody_listens() -> None:
+    """Where nothing listens an item of a stream fails with the reason, as a call does."""
+    with Client("127.0.0.1:1", timeout=1.0) as client, pytest.raises(Unavailable, match=r"127\.0\.0\.1:1"):
+        stream(client)
+
+
 def test_a_deadline_always() -> None:
     """The server is told a deadline of 10 s by every call that says nothing, also for each item of a stream."""
     with FakeClassifier(named("a")) as server, Client(server.address) as client:

@@ -1,12 +1,14 @@
 """What a stream of the client sends, when and where, and what it gives; by a clock that the test sets."""
 
+import re
+
 import pytest
 from google.rpc import code_pb2, status_pb2
 
 from service.client.attempts import LONGEST_PAUSE, Link, Pool
 from service.client.exchange import WINDOW, Exchange, OpenCall
 from service.connection import Connection
-from service.errors import Unavailable
+from service.errors import DeadlineExceeded, SaccadeError, Unavailable
 from service.rpc.pb.saccade.v1 import classifier_pb2 as pb
 
 SECONDS = 10.0
@@ -240,3 +242,74 @@ def test_what_was_answered_before_a_failure() -> None:
     for index in (3, 1, 0):
         bench.exchange.receive(call, answer(index))
     assert [item.index for item in bench.exchange.rest()] == [0, 1, 3]
+
+
+def expired(bench: Bench) -> SaccadeError:
+    """Return why the only item expires."""
+    bench.now = SECONDS
+    bench.exchange.expire()
+    given = bench.exchange.give()
+    assert given is not None
+    assert given.error is not None
+    return given.error
+
+
+def test_why_nobody_answered() -> None:
+    """What could not be sent anew before its time passed, since no call is to be had, fails with the reason of that."""
+    bench = Bench()
+    bench.take(1)
+    bench.exchange.lost(bench.opened(), Unavailable("nobody there"))
+    error = expired(bench)
+    assert isinstance(error, Unavailable)
+    assert str(error) == "nobody there"
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_what_failed_before_there_was_no_answer(*, ends: bool) -> None:
+    """What was sent again and is not answered fails with its deadline and the failure before, its call's or its own."""
+    bench = Bench()
+    bench.take(1)
+    call = bench.opened()
+    bench.sent()
+    if ends:
+        bench.exchange.lost(call, Unavailable("not here"))
+    else:
+        bench.exchange.receive(call, refusal(0))
+    bench.now = LONGEST_PAUSE
+    bench.exchange.call_to_open()
+    assert bench.sent() == [0]
+    error = expired(bench)
+    assert isinstance(error, DeadlineExceeded)
+    assert re.fullmatch("no answer within 10 s; before that .*not here", str(error))
+
+
+def test_a_last_attempt_that_had_hardly_a_chance() -> None:
+    """What was sent again just before its deadline fails with the failure before."""
+    bench = Bench()
+    bench.take(1)
+    call = bench.opened()
+    bench.sent()
+    bench.now = SECONDS - LONGEST_PAUSE / 2
+    bench.exchange.receive(call, refusal(0))
+    bench.now = SECONDS - LONGEST_PAUSE / 4
+    assert bench.sent() == [0]
+    assert isinstance(expired(bench), Unavailable)
+
+
+def test_a_failure_that_is_over() -> None:
+    """A call that failed is no reason for what was taken since another one is answered."""
+    bench = Bench()
+    bench.take(1)
+    bench.exchange.lost(bench.opened(), Unavailable("nobody there"))
+    bench.now = LONGEST_PAUSE
+    call = bench.opened()
+    bench.sent()
+    bench.exchange.receive(call, answer(0))
+    bench.exchange.give()
+    bench.take(1)
+    bench.sent()
+    bench.now += SECONDS
+    bench.exchange.expire()
+    given = bench.exchange.give()
+    assert given is not None
+    assert str(given.error) == "no answer within 10 s"
