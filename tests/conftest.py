@@ -31,6 +31,7 @@ Lines = Callable[[], list[dict[str, Any]]]
 def logger() -> Iterator[logging.Logger]:
     """Return the service's logger; what `setup` does to it is undone, and what other tests logged bounds nothing."""
     logs._bounded.clear()
+    logs._sometimes.clear()
     logger = logging.getLogger("saccade")
     before = logger.handlers, logger.level, logger.propagate
     yield logger

@@ -16,10 +16,11 @@ from typer.testing import CliRunner
 from service import image
 from service.load import scrape
 from service.load.cli import bench as bench_command
-from tests.fakes import WAIT
 from tests.foreign_models import write_foreign
 from tests.onnx_models import pictures, write_model
-from tests.processes import SACCADE, ServerProcess, run
+from tests.processes import LOADED, SACCADE, ServerProcess, run
+
+pytestmark = pytest.mark.timeout(300)  # processes that start, one after the other, on a machine that may be busy
 
 QUICK = ("--duration", "0.6", "--warm-up", "0.1")
 
@@ -191,12 +192,12 @@ def test_interrupt_gives_what_was_measured(server: ServerProcess) -> None:
     with subprocess.Popen(
         [*command, "--warm-up", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0
     ) as process:
-        deadline = time.monotonic() + WAIT
+        deadline = time.monotonic() + LOADED
         while _calls(server) < before + 30:
             assert time.monotonic() < deadline
             time.sleep(0.05)
         signal_all(process.pid)
-        out, error = process.communicate(timeout=WAIT)
+        out, error = process.communicate(timeout=LOADED)
     assert "interrupted after" in out
     assert "50/s" in out
     assert "Traceback" not in error
@@ -208,12 +209,12 @@ def test_server_that_dies(repository: Path) -> None:
     with ServerProcess(repository) as server:
         command = [*SACCADE, "bench", server.address, "--metrics-url", "off", "--rate", "50", "--duration", "3"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-            deadline = time.monotonic() + WAIT
+            deadline = time.monotonic() + LOADED
             while _calls(server) < 60:  # the warm-up is over
                 assert time.monotonic() < deadline
                 time.sleep(0.02)
             server.process.kill()
-            out, error = process.communicate(timeout=WAIT + 10)
+            out, error = process.communicate(timeout=LOADED)
     assert "UNAVAILABLE in second" in out
     assert "Traceback" not in error + out
     assert process.returncode == 0

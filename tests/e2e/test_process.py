@@ -55,7 +55,7 @@ def test_second_sigterm_ends_at_once(repository: Path) -> None:
 def test_drain_delay_goes_on_serving(repository: Path) -> None:
     """Within --drain-delay the server says NOT_SERVING and still answers calls."""
     with ServerProcess(repository, "--drain-delay", "3600") as server, Client(server.address) as client:
-        assert client.ready()
+        assert client.ready(timeout=WAIT)
         server.terminate()
         server.wait_for("draining")
         deadline = time.monotonic() + WAIT

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from service.client import Client
+from tests.fakes import WAIT
 from tests.onnx_models import write_model
 from tests.processes import ServerProcess, run
 from tests.reloading import Callers, Publisher, follow, statuses
@@ -60,5 +61,5 @@ def test_models_come_and_go(repository: Path) -> None:
         assert client.ready("other")
         shutil.rmtree(repository / "linear")
         assert server.wait_for("model removed")["model"] == "linear"
-        assert client.ready()
+        assert client.ready(timeout=WAIT)
         assert [entry.name for entry in client.models()] == ["other"]

@@ -12,6 +12,8 @@ from service.client import AsyncClient, Client
 from tests.onnx_models import pictures
 from tests.rolling import Callers, Servers
 
+pytestmark = pytest.mark.timeout(300)  # processes that start, one after the other, on a machine that may be busy
+
 PICTURE = image.encode_png(pictures(1)[0])
 
 

@@ -7,17 +7,21 @@ import shutil
 import signal
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
+from service import cores
 from service.client import Client
 from tests.fakes import WAIT
 from tests.onnx_models import pictures, write_model
 from tests.processes import LOADED, ServerProcess, mapped_files, run
 from tests.server.test_drain import Callers
 from tests.triton import TritonClient
+
+pytestmark = pytest.mark.timeout(300)  # processes that start, one after the other, on a machine that may be busy
 
 CLIENTS = 8
 """Each has a connection of its own: that all of them meet the same one of two workers happens once in 128 times."""
@@ -58,7 +62,10 @@ def everybody(server: ServerProcess) -> list[psutil.Process]:
 
 def pinned(worker: psutil.Process) -> set[int]:
     """Return the cores that some threads of a process are bound to alone."""
-    masks = [os.sched_getaffinity(thread.id) for thread in worker.threads()]
+    masks = []
+    for thread in worker.threads():
+        with suppress(ProcessLookupError):  # it ended just now
+            masks.append(os.sched_getaffinity(thread.id))
     return {core for mask in masks if len(mask) == 1 for core in mask}
 
 
@@ -179,7 +186,7 @@ def test_first_worker_cannot_serve(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.skipif(len(MASK) < 2, reason="pinning shows only on two cores or more")
+@pytest.mark.skipif(len(MASK) < 2 or cores.home("auto") is None, reason="pinning shows only on two cores or more")
 def test_each_worker_has_its_core(server: ServerProcess) -> None:
     """GRPC's threads of each worker are on one core, and the workers' cores are not the same."""
     assert len(set().union(*(pinned(worker) for worker in server.workers()))) == 2

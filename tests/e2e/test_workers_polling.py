@@ -79,7 +79,7 @@ def test_changes_reach_every_worker(repository: Path, clients: list[Client]) -> 
         shutil.rmtree(repository / "other")
         both(server, "model removed")
         assert not any(client.ready("other") for client in clients)
-        assert all(client.ready() for client in clients)
+        assert all(client.ready(timeout=WAIT) for client in clients)
         assert not callers.stop().failed
 
 
@@ -96,7 +96,7 @@ def test_a_worker_that_cannot_load_what_the_others_serve(repository: Path, clien
         psutil.Process(server.process.pid).children()[0].kill()
         server.wait_for("worker ended")
         server.wait_for("model failed")
-        assert all(client.ready() and states(client) == {"linear/1": "READY"} for client in clients)
+        assert all(client.ready(timeout=WAIT) and states(client) == {"linear/1": "READY"} for client in clients)
         publish(repository, 1)
         server.wait_for("worker listening")
         callers.wait_for(20)

@@ -18,6 +18,8 @@ from tests.processes import ServerProcess
 from tests.rolling import Callers
 from tests.server.test_tls import refused, shown
 
+pytestmark = pytest.mark.timeout(300)  # processes that start, one after the other, on a machine that may be busy
+
 CLIENTS = 8
 """Each has a connection of its own: that all of them meet the same one of two workers happens once in 128 times."""
 ALICE, BOB = "alice-0123456789abcdef", "bob-0123456789abcdef"

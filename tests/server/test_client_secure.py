@@ -12,6 +12,7 @@ from service.errors import DeadlineExceeded, NotAllowed, SaccadeError, SetupErro
 from service.server import Server
 from tests.certificates import Authority, Pair
 from tests.conftest import StartServer
+from tests.fakes import WAIT
 from tests.onnx_models import pictures
 
 [PICTURE] = pictures(1)
@@ -56,11 +57,11 @@ def answers(connection: Connection) -> list[Answer]:
     return [*said, *asyncio.run(twin())]
 
 
-def failures(connection: Connection) -> list[SaccadeError]:
+def failures(connection: Connection, seconds: float = SHORT) -> list[SaccadeError]:
     """Return the errors of a call and a stream, of the client and of its twin, none of which may be answered."""
 
     async def twin() -> list[SaccadeError]:
-        async with AsyncClient(connection=connection, timeout=SHORT) as client:
+        async with AsyncClient(connection=connection, timeout=seconds) as client:
             return [await failure(client.classify(PICTURE)), await failure(streamed(client))]
 
     async def failure(answer: Any) -> SaccadeError:  # noqa: ANN401 - awaitable
@@ -72,7 +73,7 @@ def failures(connection: Connection) -> list[SaccadeError]:
         async for item in client.stream([PICTURE]):
             item.result()
 
-    with Client(connection=connection, timeout=SHORT) as client:
+    with Client(connection=connection, timeout=seconds) as client:
         with pytest.raises(SaccadeError) as called:
             client.classify(PICTURE)
         with pytest.raises(SaccadeError) as item:
@@ -127,7 +128,7 @@ def test_token(start: Start, tmp_path: Path) -> None:
         token.unlink()
         with pytest.raises(SetupError, match=str(token)):
             client.classify(PICTURE)
-    assert {type(error) for error in failures(connection)} == {NotAllowed}
+    assert {type(error) for error in failures(connection, WAIT)} == {NotAllowed}
 
 
 def test_a_token_in_the_clear(start_server: StartServer, repository: Path, tmp_path: Path) -> None:

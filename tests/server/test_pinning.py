@@ -1,6 +1,7 @@
 """Which threads of a server stay on one core: a process of its own, looked at from outside."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import grpc
@@ -21,7 +22,11 @@ pytestmark = pytest.mark.skipif(len(MASK) < 2, reason="pinning shows only on two
 
 def masks(server: ServerProcess) -> list[set[int]]:
     """Return the mask of every thread of the server."""
-    return [os.sched_getaffinity(thread.id) for thread in psutil.Process(server.process.pid).threads()]
+    found = []
+    for thread in psutil.Process(server.process.pid).threads():
+        with suppress(ProcessLookupError):  # it ended just now
+            found.append(os.sched_getaffinity(thread.id))
+    return found
 
 
 def test_sessions_have_the_whole_mask(repository: Path) -> None:
@@ -54,7 +59,7 @@ def test_a_model_that_is_loaded_later(repository: Path) -> None:
         )
         load(extensions_pb2.RepositoryModelLoadRequest(model_name="another"), timeout=WAIT)
         found = masks(server)
-    assert found.count({CORE}) == before.count({CORE}) + 1
+    assert before.count({CORE}) < found.count({CORE}) <= before.count({CORE}) + 2  # one of gRPC's may have come
     assert found.count(MASK) >= before.count(MASK) + 2  # what loads, and the second of ONNX Runtime's threads
 
 

@@ -319,7 +319,7 @@ def test_too_many_calls(start_server: StartServer, channel: Channel, repository:
     assert "as many calls are under way as the queues hold" in (error.details() or "")
     assert int(trailing(error)["grpc-retry-pushback-ms"]) > 0
     with Client(f"127.0.0.1:{server.grpc_port}") as client:
-        assert client.ready()
+        assert client.ready(timeout=WAIT)
         assert [entry.name for entry in client.models()] == ["linear"]
     held.gate.set()
     for call in under_way:

@@ -45,7 +45,7 @@ def take() -> Iterator[Take]:
         taker, before = Taker(budget, pixels, deadline), budget.waiting
         takers.append(taker)
         future = pool.submit(taker.take)
-        until(lambda: taker.has.is_set() or budget.waiting > before)
+        until(lambda: taker.has.is_set() or budget.waiting > before or future.done())
         return taker, future
 
     with ThreadPoolExecutor(8) as pool:

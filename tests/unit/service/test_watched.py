@@ -8,6 +8,7 @@ import pytest
 from service.errors import SetupError
 from service.watched import Watched
 from tests.conftest import Lines
+from tests.disk import tick
 
 
 @pytest.fixture
@@ -65,6 +66,7 @@ def test_changing(watched: Watched[str], path: Path) -> None:
 
 def test_bad(watched: Watched[str], path: Path, lines: Lines) -> None:
     """What cannot be used leaves the old value, and is logged once, with the reason."""
+    tick(path.parent)
     path.write_text("bad")
     for _ in range(5):
         watched.look()
@@ -116,6 +118,7 @@ def test_mode_changed(path: Path) -> None:
         return made[-1]
 
     watched = Watched("words", [path], make)
+    tick(path.parent)
     path.chmod(0o600)
     for _ in range(3):
         watched.look()
