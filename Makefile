@@ -52,9 +52,12 @@ lock: $(VENV)/.dev  ## write the lock files of the container images from pyproje
 bundled: $(VENV)/.train  ## train the bundled models on MNIST=FOLDER and CIFAR10=FOLDER and draw the example pictures
 	$(BIN)/saccade train lenet5-mnist --data-folder $(MNIST)
 	$(BIN)/saccade train resnet20-cifar10-muon --data-folder $(CIFAR10)
+	$(BIN)/saccade train resnet20-cifar10-muon --data-folder $(CIFAR10) --epochs 80 --set label_smoothing=0 --set cutout=0 \
+	  --run runs/resnet20-cifar10-first
+	$(BIN)/saccade train resnet20-cifar10-taught --data-folder $(CIFAR10)
 	rm -rf service/bundled/models/lenet5-mnist service/bundled/models/resnet20-cifar10
 	$(BIN)/saccade export runs/lenet5-mnist --repository service/bundled/models --data-folder $(MNIST)
-	$(BIN)/saccade export runs/resnet20-cifar10-muon --name resnet20-cifar10 \
+	$(BIN)/saccade export runs/resnet20-cifar10-taught --name resnet20-cifar10 \
 	  --repository service/bundled/models --data-folder $(CIFAR10)
 	$(BIN)/python -m export.examples service/bundled/pictures
 

@@ -28,12 +28,12 @@ def test_bundled_model_says_what_it_is() -> None:
 
 
 def test_bundled_resnet_says_what_it_is() -> None:
-    """The bundled ResNet-20 has CIFAR-10's classes, golden samples and more than 89 % on its validation split."""
+    """The bundled ResNet-20 has CIFAR-10's classes, golden samples and more than 89.5 % on its validation split."""
     manifest = read_manifest(BUNDLED / "resnet20-cifar10/1/model.onnx")
     assert manifest.labels[:3] == ("airplane", "automobile", "bird")
     assert manifest.architecture == "resnet20"
     assert manifest.accuracy is not None
-    assert manifest.accuracy > 0.89
+    assert manifest.accuracy > 0.895
     assert len(manifest.golden_samples) >= 4
 
 
