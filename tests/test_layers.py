@@ -103,6 +103,7 @@ EXPORT_MAY_USE = {
     "service.session",
     "service.model",
     "service.loading",
+    "service.looks",
     "service.normalise",
     "service.scores",
     "service.selftest",
@@ -110,6 +111,7 @@ EXPORT_MAY_USE = {
     "service.client",
     "service.connection",
     "service.protobuf",
+    "service.tensors",
 }
 OWNERS = {
     "onnxruntime": {"service/session/runtime.py", "export/int8.py", "export/fp16.py"},
