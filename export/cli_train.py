@@ -92,8 +92,9 @@ def train(
     chosen = settings.change(recipes.find(recipe), [*given, *(fields or [])])
     run = run or Path("runs") / chosen.name
     _refuse_to_lose(run, resume=resume)
-    folder = _data_folder(chosen, data_folder, download=download, quiet=as_json)
-    trained = run_training(chosen, run, folder, resume=resume, skip_bad=skip_bad, quiet=as_json)
+    if download:
+        _download(chosen, data_folder, quiet=as_json)
+    trained = run_training(chosen, run, data_folder, resume=resume, skip_bad=skip_bad, quiet=as_json)
     if trained is None:
         return
     if as_json:
@@ -101,10 +102,10 @@ def train(
     elif repository is None:
         typer.echo(
             f"{run}: {trained.accuracy:.2%} of the validation split; next: saccade export {run} --repository models"
-            + (f" --data-folder {folder}" if folder else "")
+            + (f" --data-folder {data_folder}" if data_folder else "")
         )
     if repository is not None:
-        _publish(run, repository, name, folder, quiet=as_json)
+        _publish(run, repository, name, data_folder, quiet=as_json)
     if serve:
         _serve(repository)
 
@@ -166,18 +167,16 @@ def run_training(
         return trained if among.first else None
 
 
-def _data_folder(recipe: "Recipe", given: Path | None, *, download: bool, quiet: bool) -> Path | None:
-    """Return where the data are: as given, else data/NAME if it is there; fetch them if asked to."""
-    if download:
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise SetupError("--download under torchrun would fetch once a process: run the command once without it")
-        from export import progress
-        from export.data import USUAL
-        from export.data.download import fetch
+def _download(recipe: "Recipe", folder: Path | None, *, quiet: bool) -> None:
+    """Fetch the recipe's data into the folder, else to where export.data looks for them."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise SetupError("--download under torchrun would fetch once a process: run the command once without it")
+    from export import progress
+    from export.data import USUAL
+    from export.data.download import fetch
 
-        with progress.download(quiet=quiet) as on_bytes:
-            fetch(recipe.data, given or USUAL / recipe.data, on_bytes=on_bytes)
-    return given
+    with progress.download(quiet=quiet) as on_bytes:
+        fetch(recipe.data, folder or USUAL / recipe.data, on_bytes=on_bytes)
 
 
 def _refuse_to_lose(run: Path, *, resume: bool) -> None:

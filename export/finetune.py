@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import nn
 
-from export import checkpoint, weights
+from export import checkpoint, teacher, weights
 from export.recipes import Recipe
 from service.errors import SetupError
 
@@ -42,12 +42,13 @@ def start_from(network: nn.Module, source: str, *, training_only: tuple[str, ...
 def doubts(recipe: Recipe) -> list[str]:
     """Return why a run may look better than it is: what it builds on was trained on pictures that it is chosen by."""
     found = []
-    for name in filter(None, (recipe.start, *recipe.teacher.split(","))):
-        folder = _run_of(Path(name.strip()))
+    start = [Path(recipe.start)] if recipe.start else []
+    for path in (*start, *teacher.folders(recipe.teacher)):
+        folder = _run_of(path)
         other = checkpoint.load(folder).recipe if folder else recipe
         if other.data == recipe.data and other.seed != recipe.seed:
             found.append(
-                f"{name.strip()} was trained by seed {other.seed}, and this run splits by seed {recipe.seed}: unless "
+                f"{path} was trained by seed {other.seed}, and this run splits by seed {recipe.seed}: unless "
                 "these are other pictures, or a folder says which ones to choose by, it was trained on some that this "
                 f"run is chosen by; --seed {other.seed} splits alike"
             )

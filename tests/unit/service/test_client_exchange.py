@@ -167,13 +167,19 @@ def test_the_only_server_is_not_left() -> None:
     assert bench.sent() == [0]
 
 
-def test_a_call_that_was_left_may_answer_still() -> None:
-    """What was sent on a call before it was left is not sent elsewhere, and may be answered on it."""
+def left_with_one_unanswered() -> tuple[Bench, OpenCall[None]]:
+    """Return a bench of two links, and its call that was left for a refusal of item 0 while item 1 was under way."""
     bench = Bench(2)
     bench.take(2)
     call = bench.opened()
     bench.sent()
     bench.exchange.receive(call, refusal(0))
+    return bench, call
+
+
+def test_a_call_that_was_left_may_answer_still() -> None:
+    """What was sent on a call before it was left is not sent elsewhere, and may be answered on it."""
+    bench, call = left_with_one_unanswered()
     bench.opened()
     assert bench.sent() == [0]
     bench.exchange.receive(call, answer(1))
@@ -184,11 +190,7 @@ def test_a_call_that_was_left_may_answer_still() -> None:
 
 def test_what_a_call_that_was_left_does_not_answer() -> None:
     """What a call that was left has not answered when it ends goes out on the one that is open."""
-    bench = Bench(2)
-    bench.take(2)
-    call = bench.opened()
-    bench.sent()
-    bench.exchange.receive(call, refusal(0))
+    bench, call = left_with_one_unanswered()
     bench.opened()
     bench.sent()
     bench.exchange.lost(call, None)
@@ -197,11 +199,7 @@ def test_what_a_call_that_was_left_does_not_answer() -> None:
 
 def test_what_waits_for_a_call_that_was_left() -> None:
     """What was given to a call and not sent on it before it was left goes out on the next."""
-    bench = Bench(2)
-    bench.take(2)
-    call = bench.opened()
-    bench.sent()
-    bench.exchange.receive(call, refusal(0))
+    bench, call = left_with_one_unanswered()
     bench.exchange.skipped(call, 1)
     bench.opened()
     assert bench.sent() == [0, 1]
