@@ -49,7 +49,8 @@ def lively(network: nn.Module, channels: Literal[1, 3], size: int) -> nn.Module:
         mean = logits.mean(dim=0)
         scale = 2 / (logits - mean).std()
         last.weight *= scale
-        last.get_parameter("bias").sub_(mean).mul_(scale)
+        if last.bias is not None:
+            last.bias.sub_(mean).mul_(scale)
     return network
 
 

@@ -6,7 +6,7 @@ from functools import partial
 
 from torch import nn
 
-from export.architectures import alexnet, all_cnn, convnet, googlenet, lenet, mlp, resnet, resnet_cifar, vgg
+from export.architectures import airbench, alexnet, all_cnn, convnet, googlenet, lenet, mlp, resnet, resnet_cifar, vgg
 from service.errors import SetupError
 
 
@@ -50,6 +50,7 @@ ARCHITECTURES = {
     "lenet5-paper": Architecture(lenet.LeNet5Paper, size=32),
     "mlp": Architecture(mlp.MLP, size=28),
     "all-cnn-c": Architecture(all_cnn.AllCNN, size=32),
+    "airbench94": Architecture(airbench.Airbench, size=32),
     "alexnet": Architecture(alexnet.AlexNet, size=224),
     "alexnet-lrn": Architecture(alexnet.AlexNetLRN, size=224),
     "googlenet": _GOOGLENET,

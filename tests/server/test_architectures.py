@@ -15,7 +15,7 @@ from tests.conftest import Connect, StartServer
 from tests.networks import lively
 
 CONVNET = architectures.convnet.EXAMPLE
-SMALL = ("lenet5", "lenet5-paper", "mlp", "all-cnn-c", CONVNET, "resnet18", "resnet20")
+SMALL = ("lenet5", "lenet5-paper", "mlp", "airbench94", "all-cnn-c", CONVNET, "resnet18", "resnet20")
 """Those that every run of the tests exports and serves; the others take a quarter of an hour."""
 IMAGENET_MEAN, IMAGENET_STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from export.architectures import ARCHITECTURES, find
+from export.architectures import ARCHITECTURES, airbench, find
 from export.architectures.lenet import LeNet5, LeNet5Paper, squash
 from export.architectures.resnet_cifar import Block
 from service.errors import SetupError
@@ -21,6 +21,21 @@ def test_every_architecture_gives_logits(name: str, channels: int, classes: int)
     with torch.device("meta"):  # shapes only: the largest one's numbers would take seconds
         network = architecture.build(channels, classes).eval()
         assert network(torch.empty(2, channels, architecture.size, architecture.size)).shape == (2, classes)
+
+
+def test_airbench_total() -> None:
+    """airbench94 learns 1,971,352 numbers for ten classes, the paper's 1.97 million."""
+    learned = [parameter for parameter in find("airbench94").build(3, 10).parameters() if parameter.requires_grad]
+    assert sum(parameter.numel() for parameter in learned) == 1_971_352
+
+
+@pytest.mark.parametrize(("channels", "count"), [(1, 4), (3, 12), (4, 16)])
+def test_airbench_whitens(channels: int, count: int) -> None:
+    """Its first filters, as many as a 2x2 patch has numbers, are at right angles; each has its negative."""
+    filters, negatives = airbench.whitening(channels).flatten(1).split(count)
+    assert torch.equal(filters, -negatives)
+    products = filters @ filters.T
+    assert torch.equal(products, products.diag().diag())
 
 
 def test_unknown_architecture() -> None:
