@@ -21,18 +21,22 @@ _SIDE, _CHANNELS = 32, 3
 _PIXELS = _SIDE * _SIDE * _CHANNELS
 _TRAIN = tuple(f"data_batch_{number}" for number in range(1, 6))
 _TEST = "test_batch"
+_ARCHIVES = ("cifar-10-binary.tar.gz", "cifar-10-python.tar.gz")
 
 Read = Callable[[str], bytes | None]
 """The content of a file of the set by its name; None where it is not there."""
 
 
 def find(folder: Path) -> Read | None:
-    """Return what reads the set's files out of a folder, a folder in it or an archive in it; None if there are none."""
+    """Return what reads the set's files out of a folder, a folder in it or an archive; None if there are none.
+
+    The archive is in the folder, or given itself.
+    """
     for place in (folder, folder / "cifar-10-batches-bin", folder / "cifar-10-batches-py"):
         if (place / _TRAIN[0]).is_file() or (place / f"{_TRAIN[0]}.bin").is_file():
             return lambda name, place=place: _content(place / name)  # type: ignore[misc]
-    for archive in (folder / "cifar-10-binary.tar.gz", folder / "cifar-10-python.tar.gz"):
-        if archive.is_file():
+    for archive in (folder, *(folder / name for name in _ARCHIVES)):
+        if archive.is_file() and archive.name in _ARCHIVES:
             return _unpacked(archive).get
     return None
 

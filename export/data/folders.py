@@ -15,7 +15,24 @@ from service import image
 from service.errors import InvalidInput, SetupError
 from service.manifest import Preprocessing
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+SUFFIXES = {".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+OTHERS = {
+    ".heic",
+    ".heif",
+    ".avif",
+    ".jp2",
+    ".jxl",
+    ".ico",
+    ".tga",
+    ".ppm",
+    ".pgm",
+    ".psd",
+    ".svg",
+    ".dng",
+    ".cr2",
+    ".nef",
+}
+"""Pictures too, which nothing here reads: they are told as bad ones, so that nobody misses them unawares."""
 MAX_PIXELS = 1 << 26
 SHARE = 0.1
 """Of every class, kept to choose by where no folder says which pictures are: 5,000 of CIFAR-10's 50,000."""
@@ -96,11 +113,16 @@ def _parts(path: Path) -> dict[str, Source]:
     found = {}
     for part, words in PARTS.items():
         for word in words:
-            if (path / word).is_dir():
+            if _has_folders(path / word):
                 found[part] = _listed(path / word)
             elif (path / f"{word}.zip").is_file():
                 found[part] = _zipped(path / f"{word}.zip", whole=True)["train"]
     return found if "train" in found else {"train": _listed(path)}
+
+
+def _has_folders(folder: Path) -> bool:
+    """Return whether it can be a part; one with pictures alone is a class that is called like a part."""
+    return folder.is_dir() and any(entry.is_dir() for entry in folder.iterdir())
 
 
 def _listed(folder: Path) -> Source:
@@ -113,7 +135,7 @@ def _listed(folder: Path) -> Source:
         (word, str(file.relative_to(folder)))
         for word in classes
         for file in sorted((folder / word).rglob("*"))
-        if file.is_file() and _is_picture(file.name)
+        if file.is_file() and _is_picture(str(file.relative_to(folder)))
     ]
     return Source(folder, tuple(pictures), tuple(classes), lambda name: (folder / name).read_bytes())
 
@@ -124,8 +146,10 @@ def _zipped(path: Path, *, whole: bool = False) -> dict[str, Source]:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError) as error:
         raise SetupError(f"{path} is no zip file that can be read: {error}") from None
-    names = {name: PurePosixPath(name).parts for name in archive.namelist() if _is_picture(name)}
-    names = _unwrapped({name: parts for name, parts in names.items() if len(parts) > 1})  # others have no class
+    # A folder's own entry, which ends in a slash, is as good a sign of a class as a file in it.
+    names = {name: (*PurePosixPath(name).parts, *[""] * name.endswith("/")) for name in archive.namelist()}
+    names = {name: parts for name, parts in names.items() if len(parts) > 1 and _APPLE not in parts}  # others: no class
+    names = _unwrapped(names)
     found = {} if whole else {part: _below(names, words) for part, words in PARTS.items()}
     sources = {part: _source(path, inside, archive) for part, inside in found.items() if inside}
     return sources if "train" in sources else {"train": _source(path, names, archive)}
@@ -149,13 +173,14 @@ def _below(names: dict[str, tuple[str, ...]], words: tuple[str, ...]) -> dict[st
 
 
 def _source(path: Path, names: dict[str, tuple[str, ...]], archive: zipfile.ZipFile) -> Source:
-    pictures = sorted((parts[0], name) for name, parts in names.items())
-    return Source(path, tuple(pictures), tuple(sorted({word for word, _ in pictures})), archive.read)
+    pictures = sorted((parts[0], name) for name, parts in names.items() if _is_picture(name))
+    return Source(path, tuple(pictures), tuple(sorted({parts[0] for parts in names.values()})), archive.read)
 
 
 def _is_picture(name: str) -> bool:
     path = PurePosixPath(name)
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith("._") and _APPLE not in path.parts
+    hidden = any(part.startswith(".") for part in path.parts)
+    return path.suffix.lower() in SUFFIXES | OTHERS and not hidden and _APPLE not in path.parts
 
 
 def _classes(source: Source) -> tuple[str, ...]:

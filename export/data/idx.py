@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from export.data.pictures import Data, Images, Pictures, none_of, split
+from export.data.pictures import Data, Images, Indices, Pictures, none_of, split
 from service.errors import SetupError
 
 _UINT8 = 0x08
@@ -24,8 +24,10 @@ def load(folder: Path, seed: int = 0, *, name: str = "", classes: tuple[str, ...
     pictures = _pair(folder, "train")
     if len(np.unique(pictures.labels)) < 2:
         raise SetupError(f"{folder}: {len(pictures)} pictures of one class or none; a classifier needs at least two")
-    classes = classes or _classes(folder, int(pictures.labels.max()) + 1)
+    classes = classes or _classes(folder, pictures.labels)
     train, validation = split(pictures, (11 / 12, 1 / 12), seed)
+    if not len(validation):
+        raise SetupError(f"{folder}: no picture is left to choose by; give six or more of a class")
     has_test = any(folder.glob("t10k-images*"))
     test = _pair(folder, "t10k") if has_test else none_of(pictures)
     for part, read in (("train", pictures), ("t10k", test)):
@@ -59,15 +61,32 @@ def read_idx(path: Path) -> Images:
 
 
 def _pair(folder: Path, part: str) -> Pictures:
-    images, labels = (read_idx(_find(folder, f"{part}-{what}-ubyte")) for what in ("images-idx3", "labels-idx1"))
+    images, labels = (
+        _read(_find(folder, f"{part}-{what}-ubyte"), axes)
+        for what, axes in (("images-idx3", (3, 4)), ("labels-idx1", (1,)))
+    )
     if len(images) != len(labels):
         raise SetupError(f"{folder}: {len(images)} {part} pictures, but {len(labels)} labels")
     return Pictures(images, labels.astype(np.int64))
 
 
-def _classes(folder: Path, count: int) -> tuple[str, ...]:
-    named = folder / "labels.txt"
+def _read(path: Path, axes: tuple[int, ...]) -> Images:
+    array = read_idx(path)
+    if array.ndim not in axes:
+        raise SetupError(f"{path} holds {array.shape}, an array of {array.ndim} axes; it must have {axes[0]}")
+    return array
+
+
+def _classes(folder: Path, labels: Indices) -> tuple[str, ...]:
+    """Return what the lines of labels.txt say, else the numbers from 0, of which each must have a picture."""
+    named, count = folder / "labels.txt", int(labels.max()) + 1
     if not named.is_file():
+        without = sorted(set(range(count)) - set(labels.tolist()))
+        if without:
+            raise SetupError(
+                f"{folder}: no picture of class {', '.join(map(str, without))}; if that is right, name the classes, a "
+                f"line for each number from 0, in {named}"
+            )
         return tuple(str(label) for label in range(count))
     lines = tuple(line.strip() for line in named.read_text().splitlines() if line.strip())
     if len(lines) < max(count, 2):

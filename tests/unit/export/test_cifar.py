@@ -96,13 +96,14 @@ def test_folder_of_the_archive(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("form", "name"), [("binary", "cifar-10-binary.tar.gz"), ("python", "cifar-10-python.tar.gz")])
 def test_archive(tmp_path: Path, form: str, name: str) -> None:
-    """The authors' archive is read as it is, and nothing is unpacked beside it."""
+    """The authors' archive, or the folder that it is in, is read as it is, and nothing is unpacked beside it."""
     write(tmp_path / "made", form)
     folder = tmp_path / "data"
     folder.mkdir()
     with tarfile.open(folder / name, "w:gz") as archive:
         archive.add(tmp_path / "made", "cifar-10-batches")
-    assert len(data.load("cifar10", folder).test) == COUNT
+    for given in (folder, folder / name):
+        assert len(data.load("cifar10", given).test) == COUNT
     assert [path.name for path in folder.iterdir()] == [name]
 
 

@@ -98,6 +98,34 @@ def test_pictures_and_labels_must_agree(tmp_path: Path) -> None:
         data.load("idx", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("what", "array"), [("images-idx3", np.zeros(36, np.uint8)), ("labels-idx1", np.zeros((36, 1), np.uint8))]
+)
+def test_number_of_axes(tmp_path: Path, what: str, array: np.ndarray) -> None:
+    """Pictures that are no pictures, or labels that are no row of numbers, are an error with the file's name."""
+    write_set(tmp_path, "train", 36)
+    write_idx(tmp_path / f"train-{what}-ubyte", array)
+    with pytest.raises(SetupError, match=f"train-{what}-ubyte holds .*it must have"):
+        data.load("idx", tmp_path)
+
+
+def test_numbers_without_pictures(tmp_path: Path) -> None:
+    """A class without a picture is an error with its number, unless labels.txt names it."""
+    write_set(tmp_path, "train", 36)
+    write_idx(tmp_path / "train-labels-idx1-ubyte", np.tile(np.array([1, 3], np.uint8), 18))
+    with pytest.raises(SetupError, match=r"no picture of class 0, 2; .*labels\.txt"):
+        data.load("idx", tmp_path)
+    (tmp_path / "labels.txt").write_text("none\na\nb\nc\n")
+    assert data.load("idx", tmp_path).classes == ("none", "a", "b", "c")
+
+
+def test_too_few_to_choose_by(tmp_path: Path) -> None:
+    """Where a twelfth of every class is less than one picture, the error says how many it takes."""
+    write_set(tmp_path, "train", 15)
+    with pytest.raises(SetupError, match="no picture is left to choose by; give six or more of a class"):
+        data.load("idx", tmp_path)
+
+
 def test_labels_beyond_the_classes(tmp_path: Path) -> None:
     """Files of more classes than the data set of that name has are an error with both numbers, of either part."""
     write_set(tmp_path, "train", 36)

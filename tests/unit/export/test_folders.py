@@ -1,4 +1,5 @@
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ def picture(number: int, height: int = 6, width: int = 5) -> np.ndarray:
     return np.random.default_rng(number).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def write(folder: Path, classes: str = "ab", count: int = 10) -> Path:
+def write(folder: Path, classes: Sequence[str] = "ab", count: int = 10) -> Path:
     """Write folders of PNG pictures, `count` a class."""
     for index, word in enumerate(classes):
         (folder / word).mkdir(parents=True)
@@ -199,6 +200,17 @@ def test_empty_class(tmp_path: Path) -> None:
         data.load("folder", folder)
 
 
+@pytest.mark.parametrize("entry", ["c/", "c/notes.txt"])
+@pytest.mark.parametrize("prefix", ["", "pets/"])
+def test_empty_class_in_a_zip(tmp_path: Path, prefix: str, entry: str) -> None:
+    """A class of a zip file without a picture is the same error as on disk."""
+    path = zipped(write(tmp_path / "pets"), tmp_path / "pets.zip", prefix)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(prefix + entry, b"")
+    with pytest.raises(SetupError, match="no picture that can be read in c"):
+        data.load("folder", path)
+
+
 def test_class_of_bad_pictures_only(tmp_path: Path) -> None:
     """Leaving out bad pictures may not leave a class empty."""
     folder = write(tmp_path / "pets", count=1)
@@ -277,6 +289,40 @@ def test_other_files_do_not_count(tmp_path: Path) -> None:
     (folder / ".cache").mkdir()
     (folder / "__MACOSX").mkdir()
     assert data.load("folder", folder).classes == ("a", "b")
+
+
+def test_hidden_files_in_a_class(tmp_path: Path) -> None:
+    """What lies in a hidden folder of a class is no picture of it, on disk and in a zip file."""
+    folder = write(tmp_path / "pets")
+    write(folder / "a", [".checkpoints"], count=5)
+    for path in (folder, zipped(folder, tmp_path / "pets.zip")):
+        read = data.load("folder", path)
+        assert len(read.train) + len(read.validation) == 20
+
+
+@pytest.mark.parametrize("name", ["x.heic", "x.AVIF"])
+def test_pictures_of_other_formats_are_bad(tmp_path: Path, name: str) -> None:
+    """A picture of a format that is not read is a bad one with its name, not left out unseen."""
+    folder = write(tmp_path / "pets")
+    (folder / "a" / name).write_bytes(b"a picture, perhaps")
+    with pytest.raises(SetupError, match=f"a/{name}"):
+        data.load("folder", folder)
+    assert len(data.load("folder", folder, skip_bad=True).bad) == 1
+
+
+def test_jfif(tmp_path: Path) -> None:
+    """A picture is read whatever of its format's suffixes it has."""
+    folder = write(tmp_path / "pets")
+    (folder / "a/00.png").rename(folder / "a/00.jfif")
+    read = data.load("folder", folder)
+    assert len(read.train) + len(read.validation) == 20
+
+
+def test_class_called_like_a_part(tmp_path: Path) -> None:
+    """A folder called `train` with pictures alone is a class, on disk and in a zip file."""
+    folder = write(tmp_path / "vehicles", ["bus", "train"])
+    for path in (folder, zipped(folder, tmp_path / "vehicles.zip")):
+        assert data.load("folder", path).classes == ("bus", "train")
 
 
 def test_bad_pictures_leave_no_gap(tmp_path: Path) -> None:
