@@ -66,8 +66,10 @@ def train(
 
         saccade train pictures --data-folder photos.zip --start resnet18.pth --freeze conv1,layer1
 
-        saccade train resnet20-cifar10 --set data=folder --data-folder photos.zip --start runs/resnet20-cifar10
-        --freeze stem,stages.0 --set body_rate=0.1
+        saccade train resnet20-cifar10 --set data=folder --data-folder photos.zip --run runs/photos
+        --start runs/resnet20-cifar10 --freeze stem,stages.0 --set body_rate=0.1
+
+        saccade train lenet5-digits --set architecture='convnet:input28,[[conv16]*1,pool]*2,[fc64]*1' --run runs/mine
 
         saccade train resnet20-cifar10 --teacher runs/resnet110-cifar10 --run runs/taught
 
@@ -180,14 +182,11 @@ def _download(recipe: "Recipe", folder: Path | None, *, quiet: bool) -> None:
 
 
 def _refuse_to_lose(run: Path, *, resume: bool) -> None:
-    from export.run import unfinished
+    from export.run import held
 
-    stopped = "" if resume else unfinished(run)
-    if stopped:
-        raise SetupError(
-            f"{run} holds a run that stopped {stopped}: go on with it by --resume, give another folder by --run, "
-            f"or delete {run} to start anew"
-        )
+    there = "" if resume else held(run)
+    if there:
+        raise SetupError(f"{run} holds {there}, give another folder by --run, or delete {run} to start anew")
 
 
 def _list(as_json: bool) -> None:  # noqa: FBT001 - passed on from the option

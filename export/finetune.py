@@ -12,22 +12,27 @@ SHOWN = 3
 """How many names an error shows."""
 
 
-def start_from(network: nn.Module, source: str, *, training_only: tuple[str, ...] = ()) -> None:
+def start_from(
+    network: nn.Module, source: str, *, classes: tuple[str, ...] = (), training_only: tuple[str, ...] = ()
+) -> None:
     """Give the network the weights of a run or of a weight file; a head for other classes stays new.
 
     Args:
         network: what is to be trained.
         source: a run's folder or its checkpoint, or a file that export.weights reads.
+        classes: those to train on; a run of others gives no head, however many. Of a file only their number is known.
         training_only: modules that the weights may lack; they too stay new where they do not fit.
 
     Raises:
         SetupError: there are none, or they are another network's.
     """
-    given = _read(Path(source))
+    given, of = _read(Path(source))
     own = network.state_dict()
     new = (head_of(network), *training_only)
     # Norms saved long ago do not count their batches.
     needed = [name for name in own if not name.endswith("num_batches_tracked")]
+    if classes and of and of != classes:
+        given = {name: value for name, value in given.items() if not name.startswith(f"{new[0]}.")}
     other = [name for name in needed if name not in given or given[name].shape != own[name].shape]
     wrong = [name for name in other if not name.startswith(tuple(f"{part}." for part in new))]
     if wrong:
@@ -85,13 +90,15 @@ def freeze(network: nn.Module, parts: str) -> list[nn.Module]:
     return frozen
 
 
-def _read(path: Path) -> weights.Weights:
+def _read(path: Path) -> tuple[weights.Weights, tuple[str, ...]]:
+    """Return weights by name, and the classes that they tell apart; no classes where a file does not say."""
     folder = _run_of(path)
     if folder:
-        return checkpoint.load(folder).network.state_dict()
+        run = checkpoint.load(folder)
+        return run.network.state_dict(), run.classes
     if not path.exists():
         raise SetupError(f"start is {path}, which is not there; give a run's folder or a file of weights")
-    return weights.read(path)
+    return weights.read(path), ()
 
 
 def _run_of(path: Path) -> Path | None:

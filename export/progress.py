@@ -29,12 +29,15 @@ def training(what: str, total: int, *, quiet: bool = False) -> Iterator[Told]:
         def on_step(step: Step) -> None:
             progress.update(task, completed=step.done, total=step.total, loss=step.loss, rate=step.images_per_second)
 
-        def on_epoch(epoch: Epoch) -> None:
+        def on_resumed(epoch: Epoch) -> None:
             progress.update(task, epoch=min(epoch.epoch + 1, total), accuracy=epoch.accuracy)
+
+        def on_epoch(epoch: Epoch) -> None:
+            on_resumed(epoch)
             if not console.is_terminal:  # a bar is drawn on terminals only
                 console.print(line(epoch, total), highlight=False, soft_wrap=True)
 
-        yield Told(on_epoch, on_step)
+        yield Told(on_epoch, on_step, resumed=on_resumed)
 
 
 def line(epoch: Epoch, total: int) -> str:

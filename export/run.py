@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from export.checkpoint import save_whole
+from export.checkpoint import FILE, save_whole
 from export.data import Data
 from export.processes import Processes
 from export.recipes import Recipe
@@ -143,7 +143,8 @@ def check_resumed(state: State, recipe: Recipe, among: dict[str, Any]) -> None:
     Raises:
         SetupError: names the fields that differ, or what else does.
     """
-    told = _differences(state.recipe, recipe.fields(), but=("epochs",))
+    # What a recipe promises may be another figure by now, and changes nothing of what it does.
+    told = _differences(state.recipe, recipe.fields(), but=("epochs", "expected_accuracy", "measured"))
     if told:
         raise SetupError(f"the run to resume was started by another recipe: {told}; give it the same, or another --run")
     told = _differences(state.among, {name: value for name, value in among.items() if name in state.among})
@@ -163,13 +164,15 @@ def stopped(epochs: Sequence[Epoch], patience: int) -> bool:
     return bool(patience) and len(reached) > patience and max(reached[-patience:]) <= max(reached[:-patience])
 
 
-def unfinished(run: Path) -> str:
-    """Return in words how far a run is that was not finished; empty where there is none or it was."""
+def held(run: Path) -> str:
+    """Return in words what a new run in this folder would overwrite, and how to go on with it; empty for nothing."""
     if not (run / STATE).is_file():
-        return ""
+        return "a trained network:" if (run / FILE).is_file() else ""
     state = load_state(run)
-    total, over = state.recipe["epochs"], stopped(state.epochs, state.recipe["patience"])
-    return f"after {len(state.epochs)} of {total} epochs" if len(state.epochs) < total and not over else ""
+    done, total = len(state.epochs), state.recipe["epochs"]
+    if done < total and not stopped(state.epochs, state.recipe["patience"]):
+        return f"a run that stopped after {done} of {total} epochs: go on with it by --resume,"
+    return f"a finished run of {done} epochs, {state.accuracy:.2%} of its validation split:"
 
 
 def write_log(run: Path, epochs: list[Epoch]) -> None:

@@ -69,17 +69,6 @@ def folders(runs: str) -> list[Path]:
     return [Path(word.strip()) for word in runs.split(",") if word.strip()]
 
 
-def check(runs: str, own: Path) -> None:
-    """Refuse a run as its own teacher: its first epoch would overwrite it.
-
-    Raises:
-        SetupError: a folder is `own`.
-    """
-    for folder in folders(runs):
-        if folder.resolve() == own.resolve():
-            raise SetupError(f"teacher names {folder}, the folder of this run itself; name another by --run")
-
-
 def digests(runs: str) -> list[str]:
     """Return the SHA-256 sum of each run's file, by which a resumed run knows its teachers."""
     return [sha256(folder / checkpoint.FILE) for folder in folders(runs)]

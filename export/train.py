@@ -39,7 +39,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """Whom a run tells how it goes: of every epoch, and of a step `every` so many seconds.
+    """Whom a run tells how it goes: of every epoch, of the last one before a resume, of a step `every` so many seconds.
 
     Not of every step: asking a GPU for the loss waits until it is idle.
     """
@@ -47,6 +47,7 @@ class Told:
     epoch: Callable[[Epoch], None] = lambda _: None
     step: Callable[[Step], None] = lambda _: None
     every: float = 0.25
+    resumed: Callable[[Epoch], None] = lambda _: None
 
 
 def train(
@@ -72,7 +73,7 @@ def train(
         SetupError: recipe and data do not fit each other, or there is no such run to resume.
     """
     told, among = told or Told(), among or processes.alone()
-    teacher.check(recipe.teacher, folder)
+    _check_own(recipe, folder, resume=resume)
     best, steps, images = _begin(recipe, data, among)
     pictures, labels = torch.from_numpy(images), torch.from_numpy(data.train.labels)
     if pictures.nbytes <= ON_DEVICE:
@@ -85,22 +86,35 @@ def train(
         run.check_resumed(state, recipe, surroundings)
         steps.restore(state.steps)
         epochs, best = list(state.epochs), replace(best, accuracy=state.accuracy)
+        told.resumed(epochs[-1])
     if among.first:
         run.begin(folder, recipe, data, among)
-    while len(epochs) < recipe.epochs and not run.stopped(epochs, recipe.patience):
-        started = time.perf_counter()
-        loss, rate = _pass(steps, pictures, labels, len(epochs), told)
-        reached = accuracy(steps.average.eval().predict, validation, data.validation.labels) if among.first else 0.0
-        reached = among.told(reached)
-        epochs.append(Epoch(len(epochs) + 1, loss, reached, time.perf_counter() - started, rate))
-        better = reached >= best.accuracy  # of equals the later one: it was trained longer, at a lower rate
-        best = replace(best, accuracy=reached) if better else best
-        state = State(recipe.fields(), surroundings, steps.state(), epochs, best.accuracy)
-        _keep(folder, state, best if better else None, among)
-        told.epoch(epochs[-1])
-    if among.first:
-        run.draw_curves(folder, epochs, recipe.name)
+    try:
+        while len(epochs) < recipe.epochs and not run.stopped(epochs, recipe.patience):
+            started = time.perf_counter()
+            loss, rate = _pass(steps, pictures, labels, len(epochs), told)
+            reached = accuracy(steps.average.eval().predict, validation, data.validation.labels) if among.first else 0.0
+            reached = among.told(reached)
+            epochs.append(Epoch(len(epochs) + 1, loss, reached, time.perf_counter() - started, rate))
+            better = reached >= best.accuracy  # of equals the later one: it was trained longer, at a lower rate
+            best = replace(best, accuracy=reached) if better else best
+            state = State(recipe.fields(), surroundings, steps.state(), epochs, best.accuracy)
+            _keep(folder, state, best if better else None, among)
+            told.epoch(epochs[-1])
+    finally:  # of a run that was stopped too
+        if among.first and epochs:
+            run.draw_curves(folder, epochs, recipe.name)
     return checkpoint.load(folder) if among.first else best
+
+
+def _check_own(recipe: Recipe, own: Path, *, resume: bool) -> None:
+    """Refuse to start or to learn from a run in this one's own folder: its first epoch would overwrite it."""
+    named = [("teacher", path) for path in teacher.folders(recipe.teacher)]
+    if recipe.start and not resume:  # a resumed one has its weights
+        named.append(("start", Path(recipe.start)))
+    for field, path in named:
+        if path.resolve() in {own.resolve(), (own / checkpoint.FILE).resolve()}:
+            raise SetupError(f"{field} names {path}, the folder of this run itself; name another by --run")
 
 
 def _begin(recipe: Recipe, data: Data, among: Processes) -> tuple[Checkpoint, Steps, npt.NDArray[np.uint8]]:
@@ -115,7 +129,7 @@ def _begin(recipe: Recipe, data: Data, among: Processes) -> tuple[Checkpoint, St
     network = architecture.build(spec.channels, len(data.classes))
     _check_sizes(network, spec, recipe)
     if recipe.start:
-        finetune.start_from(network, recipe.start, training_only=architecture.training_only)
+        finetune.start_from(network, recipe.start, classes=data.classes, training_only=architecture.training_only)
     start = Checkpoint(recipe, data.classes, spec, mean, std, accuracy=0.0, network=network)
     usable = len(images) - len(images) % among.count
     total = recipe.epochs * math.ceil(usable / (recipe.batch_size or usable))

@@ -76,7 +76,7 @@ def test_full_batch(saccade: Saccade) -> None:
     assert load_state(Path("all")).steps["done"] == 2
 
 
-def test_unfinished_run_is_not_lost(saccade: Saccade, digits: object) -> None:
+def test_stopped_run_is_not_lost(saccade: Saccade, digits: object) -> None:
     """A run that was stopped is not overwritten; the error says how to go on, and --resume does."""
 
     def stop(_: object) -> None:
@@ -91,6 +91,13 @@ def test_unfinished_run_is_not_lost(saccade: Saccade, digits: object) -> None:
         saccade("lenet5-digits", "--epochs", "3", "--run", "stopped")
     saccade("lenet5-digits", "--epochs", "3", "--run", "stopped", "--resume")
     assert len(load_state(Path("stopped")).epochs) == 3
+
+
+def test_finished_run_is_not_lost(saccade: Saccade) -> None:
+    """A run that ended is not overwritten by the same command; the error names it and says what to do."""
+    saccade(*SHORT)
+    with pytest.raises(SaccadeError, match=r"holds a finished run of 1 epochs, .*: give another folder by --run"):
+        saccade(*SHORT)
 
 
 def test_own_pictures(saccade: Saccade, tmp_path: Path) -> None:

@@ -55,6 +55,15 @@ def test_new_head(run: Path) -> None:
     assert torch.equal(fresh.state_dict()["features.0.weight"], expected["features.0.weight"])
 
 
+@pytest.mark.parametrize(("classes", "kept"), [(tuple("0123456789"), True), (tuple("abcdefghij"), False)])
+def test_as_many_other_classes(run: Path, classes: tuple[str, ...], kept: bool) -> None:  # noqa: FBT001 - a parameter
+    """A run of as many classes gives its head only where they are the same ones."""
+    fresh = network()
+    start_from(fresh, str(run), classes=classes)
+    head = checkpoint.load(run).network.state_dict()["classifier.5.weight"]
+    assert torch.equal(fresh.state_dict()["classifier.5.weight"], head) == kept
+
+
 def test_starts_from_a_file(tmp_path: Path) -> None:
     """A network starts from a weight file, of torch or of the safetensors format."""
     torch.manual_seed(1)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from export.data import Data
-from export.run import Epoch, load_state, save_state, unfinished
+from export.run import Epoch, held, load_state, save_state
 from export.step import Steps
 from export.train import Step, Told, train
 from service.errors import SetupError
@@ -159,7 +159,7 @@ def test_a_run_older_than_its_surroundings(few: Data, tmp_path: Path) -> None:
     contents = torch.load(tmp_path / "state.pt", weights_only=True)
     del contents["among"]
     torch.save(contents, tmp_path / "state.pt")
-    assert unfinished(tmp_path) == ""
+    assert "finished run of 1 epochs" in held(tmp_path)
     train(RECIPE, few, tmp_path, resume=True)
     assert len(load_state(tmp_path).epochs) == RECIPE.epochs
 
@@ -168,7 +168,7 @@ def test_ended_by_patience(few: Data, tmp_path: Path) -> None:
     """A run that ended early, for want of a better epoch, is not taken for one that was stopped."""
     train(replace(RECIPE, learning_rate=1e-12, patience=1), few, tmp_path)
     assert len(load_state(tmp_path).epochs) < RECIPE.epochs
-    assert unfinished(tmp_path) == ""
+    assert "finished run" in held(tmp_path)
 
 
 def test_a_large_seed(few: Data, tmp_path: Path) -> None:
@@ -181,6 +181,22 @@ def test_a_folder_that_cannot_be_made(few: Data, tmp_path: Path) -> None:
     (tmp_path / "run").write_text("a file")
     with pytest.raises(SetupError, match="name another folder by --run"):
         train(RECIPE, few, tmp_path / "run")
+
+
+def test_another_promise(few: Data, tmp_path: Path) -> None:
+    """A run goes on whose recipe promises another accuracy by now, measured elsewhere."""
+    train(replace(RECIPE, epochs=1), few, tmp_path)
+    train(replace(RECIPE, expected_accuracy=0.5, measured="elsewhere"), few, tmp_path, resume=True)
+    assert len(load_state(tmp_path).epochs) == RECIPE.epochs
+
+
+def test_resumed_is_told(few: Data, tmp_path: Path) -> None:
+    """Before the first step of a resumed run its last epoch is told, so that what is shown goes on from there."""
+    train(replace(RECIPE, epochs=1), few, tmp_path)
+    told: list[object] = []
+    train(RECIPE, few, tmp_path, Told(step=told.append, resumed=told.append), resume=True)
+    assert isinstance(told[0], Epoch)
+    assert told[0].epoch == 1
 
 
 def test_nothing_to_resume(tmp_path: Path, few: Data) -> None:
@@ -197,9 +213,11 @@ def test_broken_state(tmp_path: Path, few: Data, content: bytes) -> None:
         train(RECIPE, few, tmp_path, resume=True)
 
 
-def test_unfinished(tmp_path: Path, few: Data, whole: Path) -> None:
-    """A run that was stopped says how far it is; a finished one and an empty folder say nothing."""
-    assert unfinished(tmp_path) == ""
-    assert unfinished(whole) == ""
+def test_held(tmp_path: Path, few: Data, whole: Path) -> None:
+    """What a folder holds is told: a run that ended, one that was stopped and how to go on, a network, or nothing."""
+    assert held(tmp_path) == ""
+    assert held(whole).startswith("a finished run of 3 epochs, ")
     killed_after(4, tmp_path, few)
-    assert unfinished(tmp_path) == "after 1 of 3 epochs"
+    assert held(tmp_path) == "a run that stopped after 1 of 3 epochs: go on with it by --resume,"
+    (tmp_path / "state.pt").unlink()
+    assert held(tmp_path) == "a trained network:"

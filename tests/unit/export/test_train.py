@@ -91,6 +91,30 @@ def test_curves(run: Path) -> None:
     assert "<svg" in drawn
 
 
+def test_curves_of_a_stopped_run(tmp_path: Path, digits: data.Data) -> None:
+    """A run that ends before its last epoch leaves a drawing of those that it did."""
+
+    class Stopped(Exception):
+        pass
+
+    def stop(_: Epoch) -> None:
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        train(replace(QUICK, epochs=2), few_of(digits), tmp_path, Told(stop))
+    assert "<svg" in (tmp_path / "curves.svg").read_text()
+
+
+@pytest.mark.parametrize("name", ["", "checkpoint.pt"])
+def test_a_run_does_not_start_from_itself(tmp_path: Path, digits: data.Data, name: str) -> None:
+    """A run in the folder that it starts from is refused before anything is overwritten."""
+    train(replace(QUICK, epochs=1), few_of(digits), tmp_path)
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    with pytest.raises(SetupError, match=r"start names .*, the folder of this run itself; name another by --run"):
+        train(replace(QUICK, epochs=1, start=str(tmp_path / name)), few_of(digits), tmp_path)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+
+
 def test_early_stop(tmp_path: Path, digits: data.Data) -> None:
     """With patience 2 a run that gets no better ends two epochs after its best, and keeps that."""
     still = replace(QUICK, epochs=30, learning_rate=1e-12, patience=2, start="")
