@@ -12,6 +12,14 @@ _GROWING = 0.6
 """Share of the training in which pictures grow; in the rest the norms learn the statistics of the full size."""
 
 
+def invert(images: Tensor, share: float) -> Tensor:
+    """Return pictures uint8 [N, H, W, C], a share of them, each by chance, with black and white exchanged."""
+    if not share:
+        return images
+    exchanged = torch.rand(len(images), 1, 1, 1, device=images.device) < share
+    return torch.where(exchanged, 255 - images, images)
+
+
 def crop_and_flip(images: Tensor, recipe: Recipe) -> Tensor:
     """Return pictures uint8 [N, H, W, C], each moved by up to `recipe.crop` pixels and mirrored half of the time.
 
@@ -39,11 +47,6 @@ def _moved(count: int, length: int, bound: int, device: torch.device) -> Tensor:
 
 def augment(inputs: Tensor, recipe: Recipe) -> Tensor:
     """Return normalised pictures [N, C, H, W], each changed at random as far as the recipe allows."""
-    if recipe.invert:
-        # Around the middle grey of the batch: what is outside the picture stays outside.
-        middle = (inputs.amax() + inputs.amin()) / 2
-        flip = torch.rand(len(inputs), 1, 1, 1, device=inputs.device) < recipe.invert
-        inputs = torch.where(flip, 2 * middle - inputs, inputs)
     if recipe.shift or recipe.scale or recipe.rotate or recipe.crop_area:
         grid = functional.affine_grid(_matrix(inputs, recipe), list(inputs.shape), align_corners=False)
         inputs = functional.grid_sample(inputs, grid, padding_mode="border", align_corners=False)

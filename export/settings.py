@@ -33,6 +33,8 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "invert": (0, 1),
     "seed": (0, 2**63 - 1),
 }
+NEVER_MIRRORED = {"digits", "mnist", "idx"}
+"""Data of digits or letters: a mirrored one is another one or none, so that only `flip=true` mirrors them."""
 _FIXED = {"name", "expected_accuracy", "measured"}
 
 
@@ -51,6 +53,8 @@ def change(recipe: Recipe, settings: Iterable[str]) -> Recipe:
         if not equals or name not in names:
             raise SetupError(f"--set {setting}: it takes FIELD=VALUE, and the fields are {', '.join(names)}")
         changes[name] = _value(name, text.strip(), kinds[name])
+    if changes.get("data") in NEVER_MIRRORED:
+        changes.setdefault("flip", False)
     return replace(recipe, **changes)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from export import finetune
-from export.augment import augment, crop_and_flip, mix, shrink
+from export.augment import augment, crop_and_flip, invert, mix, shrink
 from export.checkpoint import Classifier
 from export.muon import Muon, fits
 from export.processes import Processes
@@ -78,7 +78,8 @@ class Steps:
         progress = self.done / self.total
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.learning_rate * group["share"] * share_of_rate(self.recipe, progress)
-        inputs = augment(self.model.normalise(crop_and_flip(images, self.recipe)), self.recipe)
+        images = crop_and_flip(invert(images, self.recipe.invert), self.recipe)
+        inputs = augment(self.model.normalise(images), self.recipe)
         targets = labels
         if self.recipe.mixup:
             inputs, targets = mix(inputs, functional.one_hot(labels, self.classes).float(), self.recipe.mixup)
@@ -186,7 +187,8 @@ def _optimizer(recipe: Recipe, model: Classifier) -> torch.optim.Optimizer:
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            decay = recipe.weight_decay if parameter.ndim > 1 else 0.0  # norms and biases are no matrices
+            # Norms and biases are vectors, those of the paper's LeNet-5 of shape [1, maps, 1, 1].
+            decay = recipe.weight_decay if parameter.numel() > max(parameter.shape) else 0.0
             share = 1.0 if name.startswith(head) else recipe.body_rate
             groups.setdefault((decay, share), []).append(parameter)
     listed: list[dict[str, Any]] = [

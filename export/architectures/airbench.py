@@ -65,5 +65,5 @@ def _convolution(maps: int, widened: int) -> nn.Conv2d:
 
 def _norm(maps: int) -> nn.BatchNorm2d:
     norm = nn.BatchNorm2d(maps)
-    norm.weight.requires_grad_(requires_grad=False)
+    norm.weight = nn.Parameter(torch.ones(maps), requires_grad=False)
     return norm

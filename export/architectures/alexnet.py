@@ -8,6 +8,8 @@
 networks, 2014. It differs from the paper in this:
 - 64, 192, 384, 256, 256 maps, where the paper has 96, 256, 384, 384, 256;
 - no groups, no local response normalisation;
+- pictures of 224x224 are padded by 2 on each side, as above;
+- dropout before the first two linear layers, where the paper has it on what these two give;
 - an average pooling to 6x6 before the classifier, which changes nothing at 224x224;
 - weights start as torch's do, where the paper draws them from N(0, 0.01) and sets some biases to 1.
 Its modules have torchvision's names and shapes. 61,100,840 parameters for 1,000 classes; the paper's network has

@@ -74,6 +74,12 @@ class ConvNet(nn.Module):
                 classifier += [nn.Linear(inputs, layer.units), nn.ReLU(inplace=True)]
                 values = layer.units
         inputs = values if classifier else values * side * side
+        # The spec was checked without its last layer, whose classes it does not say.
+        if inputs * classes > MAX_PARAMETERS:
+            raise SetupError(
+                f"the last layer joins {inputs:,} values with {classes:,} classes: more than {MAX_PARAMETERS:,} "
+                "parameters; add `pool`, or a smaller `fc` before it"
+            )
         self.features = nn.Sequential(*features)
         self.classifier = nn.Sequential(*classifier, nn.Linear(inputs, classes))
         for module in self.modules():

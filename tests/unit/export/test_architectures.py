@@ -32,7 +32,7 @@ def test_airbench_total() -> None:
 @pytest.mark.parametrize(("channels", "count"), [(1, 4), (3, 12), (4, 16)])
 def test_airbench_whitens(channels: int, count: int) -> None:
     """Its first filters, as many as a 2x2 patch has numbers, are at right angles; each has its negative."""
-    filters, negatives = airbench.whitening(channels).flatten(1).split(count)
+    filters, negatives = airbench.whitening(channels).reshape(2, count, -1)
     assert torch.equal(filters, -negatives)
     products = filters @ filters.T
     assert torch.equal(products, products.diag().diag())

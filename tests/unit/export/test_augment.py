@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from export.augment import augment, crop_and_flip, mix, shrink
+from export.augment import augment, crop_and_flip, invert, mix, shrink
 from tests.unit.export.conftest import QUICK
 
 STILL = replace(QUICK, shift=0, scale=0, rotate=0, invert=0)
@@ -29,9 +29,16 @@ def test_augmentation_moves_within_bounds() -> None:
 
 def test_inversion() -> None:
     """Inverting always turns black to white and white to black."""
-    pictures = torch.tensor([[-1.0, 3.0]]).reshape(1, 1, 1, 2)
-    inverted = augment(pictures, replace(QUICK, shift=0, scale=0, rotate=0, invert=1.0))
-    assert inverted.flatten().tolist() == [3.0, -1.0]
+    pictures = torch.tensor([0, 100, 255], dtype=torch.uint8).reshape(1, 1, 1, 3)
+    assert invert(pictures, 1.0).flatten().tolist() == [255, 155, 0]
+
+
+def test_inversion_of_a_share() -> None:
+    """About as many pictures are inverted as the share says, each as a whole."""
+    torch.manual_seed(0)
+    inverted = invert(torch.zeros(400, 2, 2, 1, dtype=torch.uint8), 0.25).flatten(1)
+    assert (inverted == inverted[:, :1]).all()
+    assert 60 < int((inverted[:, 0] == 255).sum()) < 140
 
 
 def numbered(count: int, height: int, width: int) -> torch.Tensor:

@@ -94,3 +94,10 @@ def test_too_much(spec: str, column: int, reason: str) -> None:
     """Too many poolings, layers or parameters are refused before anything is made, at the layer that is too much."""
     with pytest.raises(SetupError, match=f"column {column}: .*{reason}"):
         find(spec)
+
+
+def test_too_much_of_a_head() -> None:
+    """A last layer of more parameters than a file may hold is refused with both numbers, before it is made."""
+    architecture = find("convnet:input512,[[conv64]*1]*1")
+    with pytest.raises(SetupError, match=r"joins 16,777,216 values with 100 classes: more than 500,000,000"):
+        architecture.build(3, 100)

@@ -12,6 +12,20 @@ def test_unknown_recipe() -> None:
         recipes.find("nothing")
 
 
+def test_unknown_recipe_that_is_a_network() -> None:
+    """The error says how another network is chosen: its name or spec is no recipe."""
+    with pytest.raises(SetupError, match="another network is set by --set architecture=NAME"):
+        recipes.find("resnet50")
+
+
+@pytest.mark.parametrize(
+    ("said", "flip"), [(["data=mnist"], False), (["data=fashion-mnist"], True), (["data=mnist", "flip=true"], True)]
+)
+def test_digits_are_not_mirrored_unasked(said: list[str], flip: bool) -> None:  # noqa: FBT001 - a parameter
+    """A recipe that mirrors pictures does not where its data are set to digits, unless that is asked for."""
+    assert settings.change(recipes.find("resnet20-cifar10"), said).flip is flip
+
+
 def test_any_field_can_be_set() -> None:
     """Settings change numbers, words and switches, with dashes or underscores, and the last one counts."""
     changed = settings.change(

@@ -83,6 +83,16 @@ def test_norms_and_biases_do_not_decay() -> None:
     assert counted == len(list(network.parameters()))
 
 
+def test_biases_of_any_shape_do_not_decay() -> None:
+    """The paper's LeNet-5 has coefficients and biases of shape [1, maps, 1, 1], which have no weight decay either."""
+    model = Classifier(architectures.find("lenet5-paper").build(1, 10), (0.0,), (1.0,))
+    steps = Steps(replace(SGD, weight_decay=0.1), model, classes=10, total=1, processes=ALONE)
+    decaying = {id(each) for group in steps.optimizer.param_groups if group["weight_decay"] for each in group["params"]}
+    names = {name for name, parameter in steps.model.named_parameters() if id(parameter) in decaying}
+    assert "network.c1.weight" in names
+    assert not {name for name in names if name.startswith(("network.s2", "network.s4"))}
+
+
 def test_body_learns_slower() -> None:
     """With body_rate, all but the last layer gets that share of the rate."""
     steps = started(replace(STILL, body_rate=0.1))
