@@ -109,8 +109,7 @@ def tap(opened: Opened) -> Tap:
         return Tap(read_plan(path), open_graph(path))
     if importlib.util.find_spec("onnx") is None:
         raise SetupError(
-            f"there is no {path}: export the model by `saccade export --explain`, or `pip install 'saccade[train]'`, "
-            "which can make one"
+            f"there is no {path}: `saccade export --explain` writes it, or `pip install onnx`, and it is made now"
         )
     from export.explain_graph import explain_graph
 

@@ -22,4 +22,4 @@ def need_extra(*packages: str) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     missing = [name for name in packages or PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        raise SetupError(f"{', '.join(missing)} missing: run `pip install 'saccade[cpu,train]'`")
+        raise SetupError(f"{', '.join(missing)} missing: run `pip install '.[cpu,train]'` in a clone of Saccade")

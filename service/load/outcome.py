@@ -33,7 +33,9 @@ def histogram(latencies: Iterable["array[int]"]) -> "HdrHistogram":
     try:
         from hdrh.histogram import HdrHistogram
     except ImportError:
-        raise SetupError("load testing needs the package hdrhistogram: pip install 'saccade[bench]'") from None
+        raise SetupError(
+            "load testing needs the package hdrhistogram: `pip install '.[bench]'` in a clone of Saccade"
+        ) from None
     made = HdrHistogram(1, LONGEST, _DIGITS)
     for value, times in sorted(Counter(value for part in latencies for value in part).items()):
         made.record_value(min(max(value, 1), LONGEST), times)

@@ -18,7 +18,7 @@ def require() -> None:
     try:
         import matplotlib as _  # noqa: F401
     except ImportError:
-        raise SetupError("--plot needs matplotlib: pip install 'saccade[bench]'") from None
+        raise SetupError("--plot needs matplotlib: `pip install '.[bench]'` in a clone of Saccade") from None
 
 
 def check(path: Path) -> None:

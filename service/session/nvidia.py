@@ -24,6 +24,7 @@ Library = Callable[[str], Any]
 _PORTABLE = 1  # cudaHostAllocPortable: page-locked for every GPU
 _NEEDS = ("libcudart.so.{cuda}", "libcublas.so.{cuda}", "libcublasLt.so.{cuda}", "libcurand.so.10", "libcudnn.so.9")
 _TENSORRT = ("libnvinfer.so.10", "libnvonnxparser.so.10")
+_TENSORRT_REMEDY = "TensorRT 10: `pip install 'tensorrt-cu{cuda}<11'` with its folder tensorrt_libs on LD_LIBRARY_PATH"
 _FAILURES = (
     (("out of memory", "failed to allocate memory", "cudaerrormemoryallocation"), "the GPU has too little memory"),
     (
@@ -47,12 +48,11 @@ def preload() -> None:
 def explain(device: int, *, tensorrt: bool, library: Library = ctypes.CDLL) -> str:
     """Return in one sentence why a GPU cannot be used; empty where nothing is found."""
     cuda = _cuda_major()
+    needs = [name.format(cuda=cuda) for name in _NEEDS]
     return (
         _explain_driver(device, cuda, library)
-        or _explain_missing(
-            [name.format(cuda=cuda) for name in _NEEDS], "CUDA and cuDNN: `pip install 'saccade[gpu]'`", library
-        )
-        or (tensorrt and _explain_missing(_TENSORRT, f"TensorRT 10 for CUDA {cuda}: `pip install tensorrt`", library))
+        or _explain_missing(needs, "CUDA and cuDNN: `pip install '.[gpu]'` in a clone of Saccade", library)
+        or (tensorrt and _explain_missing(_TENSORRT, _TENSORRT_REMEDY.format(cuda=cuda), library))
         or ""
     )
 

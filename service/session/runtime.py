@@ -18,7 +18,7 @@ NAMES: dict[Provider, str] = {
 
 _EXTRAS = {"onnxruntime": "cpu", "onnxruntime-gpu": "gpu", "onnxruntime-openvino": "openvino"}
 _OTHERS = ("onnxruntime-directml", "onnxruntime-training", "onnxruntime-rocm", "onnxruntime-qnn")
-_INSTALL = "`pip install 'saccade[cpu]'`, 'saccade[openvino]' for Intel, or 'saccade[gpu]' on a CUDA machine"
+_INSTALL = "`pip install '.[cpu]'` in a clone of Saccade, '.[openvino]' for Intel, or '.[gpu]' on a CUDA machine"
 
 
 def check_runtime(installed: Callable[[str], str] = importlib.metadata.version) -> str:
@@ -71,5 +71,5 @@ def explain_missing(provider: Provider, available: Sequence[str]) -> str:
     extra = "openvino" if provider == "openvino" else "gpu" if provider != "cpu" else "cpu"
     return (
         f"this ONNX Runtime was built without {NAMES[provider]}: in an environment of its own "
-        f"run `pip install 'saccade[{extra}]'`"
+        f"run `pip install '.[{extra}]'` in a clone of Saccade"
     )

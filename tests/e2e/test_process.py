@@ -12,6 +12,7 @@ import pytest
 
 from service import image
 from service.client import Client
+from service.server import BUNDLED
 from tests.fakes import WAIT
 from tests.onnx_models import LABELS, pictures, write_model
 from tests.processes import ServerProcess, mapped_files, run
@@ -123,10 +124,20 @@ def test_exit_codes(tmp_path: Path, arguments: list[str], code: int, text: str) 
         assert len(done.stderr.splitlines()) == 1
 
 
+def test_explain_without_onnx(tmp_path: Path) -> None:
+    """Without the package onnx `saccade explain` says to install that one, or what works without it."""
+    hide = "import sys; sys.modules.update(onnx=None); sys.argv = ['saccade', 'explain', 'lenet5-mnist', sys.argv[1]];"
+    code = f"{hide} from service.cli import main; main()"
+    command = [sys.executable, "-c", code, str(BUNDLED.parent / "pictures/digit-7.png")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "`saccade export --explain` writes it, or `pip install onnx`" in done.stderr
+
+
 def test_missing_extra(tmp_path: Path) -> None:
     """Without the packages of the training stage its commands say which pip command mends it."""
     hide = "import sys; sys.modules.update(torch=None, onnx=None); sys.argv = ['saccade', 'train', 'lenet5-digits'];"
     code = f"{hide} from service.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 1
-    assert "pip install 'saccade[cpu,train]'" in done.stderr
+    assert "run `pip install '.[cpu,train]'` in a clone of Saccade" in done.stderr

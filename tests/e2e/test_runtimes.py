@@ -27,4 +27,4 @@ def test_two_distributions_are_an_error_at_start(tmp_path: Path) -> None:
     [line] = [line for line in done.stderr.splitlines() if line.startswith("saccade: ")]
     assert "onnxruntime-gpu 1.31.1 and " in line
     assert "overwrite each other: `pip uninstall " in line
-    assert "then `pip install 'saccade[cpu]'`" in line
+    assert "then `pip install '.[cpu]'` in a clone of Saccade" in line

@@ -61,6 +61,12 @@ def test_explained(library: Callable[[str], Any], said: str) -> None:
     assert explain(1, tensorrt=True, library=library).startswith(said)
 
 
+def test_tensorrt_s_remedy() -> None:
+    """The TensorRT that is asked for is the one that ONNX Runtime loads, 10, with its libraries where it finds them."""
+    said = explain(0, tensorrt=True, library=libraries(*CUDA, driver=_Driver()))
+    assert "`pip install 'tensorrt-cu13<11'` with its folder tensorrt_libs on LD_LIBRARY_PATH" in said
+
+
 def test_nothing_found() -> None:
     """Where all is there nothing is said, and TensorRT is looked for only where it is wanted."""
     assert explain(0, tensorrt=False, library=libraries(*CUDA, driver=_Driver())) == ""

@@ -104,7 +104,7 @@ def test_one_runtime() -> None:
 @pytest.mark.parametrize(
     ("names", "text"),
     [
-        ([], "pip install 'saccade[cpu]'"),
+        ([], "pip install '.[cpu]'` in a clone of Saccade"),
         (["onnxruntime", "onnxruntime-gpu"], "pip uninstall onnxruntime onnxruntime-gpu"),
     ],
     ids=["none", "two"],
