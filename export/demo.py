@@ -2,6 +2,8 @@
 
 import json
 import queue
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -59,15 +61,31 @@ def show(repository: Path, run: Path) -> None:
         _print_metrics(console, ports)
     console.print("server drained and stopped")
     console.rule("Next")
+    saccade = own_command()
     console.print(
-        f"saccade serve --repository {repository}\n"
-        f"saccade classify {pictures[0]} {pictures[1]}      (in another terminal)\n"
-        f"saccade models\n"
+        f"{saccade} serve --repository {repository}\n"
+        f"{saccade} classify {pictures[0]} {pictures[1]}      (in another terminal)\n"
+        f"{saccade} models\n"
         f"curl -s localhost:8002/metrics | grep saccade_",
         highlight=False,
         markup=False,
         soft_wrap=True,
     )
+
+
+def own_command(python: Path = Path(sys.executable), search: str | None = None) -> str:
+    """Return how a shell in this folder calls the `saccade` of this environment.
+
+    Args:
+        python: the environment's interpreter, beside which it lies.
+        search: where a shell looks for programs; None: what PATH says.
+    """
+    own = python.with_name("saccade")
+    found = shutil.which("saccade", path=search)
+    if not own.is_file() or (found and own.samefile(found)):
+        return "saccade"
+    here = Path.cwd()
+    return shlex.quote(str(own.relative_to(here) if own.is_relative_to(here) else own))
 
 
 def _write_pictures(test: data.Pictures, folder: Path) -> list[Path]:
