@@ -81,7 +81,10 @@ LOCK = $(BIN)/uv pip compile --quiet --upgrade --generate-hashes --universal --p
 comma := ,
 
 define install
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 \
+	  || { $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip --version >/dev/null; } \
+	  || { echo "$(VENV) has no pip: install Python's venv (Debian, Ubuntu: apt install python3-venv)," \
+	       "remove $(VENV) and run make again"; exit 1; }
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "Python 3.11 or newer is needed: run make PYTHON=python3.11 ..."; rm -rf $(VENV); exit 1; }
 	@index=; if [ -z "$$CI" ] && $(BIN)/python -c \
