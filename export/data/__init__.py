@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from export.data import cifar, folders, idx
+from export.data.download import SETS
 from export.data.idx import read_idx
 from export.data.pictures import Data, Images, Indices, Pictures, named, prepare, split
 from export.extra import need_extra
@@ -60,7 +61,8 @@ def load(
         raise SetupError(f"no data set {name!r}; there are: {', '.join(NAMES)}")
     folder = folder or usual_folder(name)
     if folder is None:
-        raise SetupError(f"the data set {name} needs --data-folder, {_FILES[name]}")
+        fetched = "; `saccade train RECIPE --download` fetches it" if name in SETS else ""
+        raise SetupError(f"the data set {name} needs --data-folder, {_FILES[name]}{fetched}")
     if name in _CLASSES:
         return idx.load(folder, seed, name="" if name == "idx" else name, classes=_CLASSES[name])
     batches = cifar.find(folder) if name == "cifar10" else None

@@ -135,6 +135,22 @@ def test_labels_beyond_the_classes(tmp_path: Path) -> None:
         data.load("mnist", tmp_path)
 
 
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "cifar10"])
+def test_public_data_can_be_fetched(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a public data set is not there the error says what fetches it."""
+    monkeypatch.chdir(tmp_path)  # without data/NAME
+    with pytest.raises(SetupError, match="`saccade train RECIPE --download` fetches it"):
+        data.load(name)
+
+
+@pytest.mark.parametrize("name", ["idx", "folder"])
+def test_own_data_cannot_be_fetched(name: str) -> None:
+    """Data that have no public address are not said to be fetched."""
+    with pytest.raises(SetupError, match="needs --data-folder") as caught:
+        data.load(name)
+    assert "--download" not in str(caught.value)
+
+
 def test_missing_files(tmp_path: Path) -> None:
     """A folder without the files, or none given, is an error that names what is missing."""
     with pytest.raises(SetupError, match="train-images-idx3-ubyte"):
