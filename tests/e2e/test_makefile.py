@@ -46,6 +46,17 @@ def test_no_whole_venv(tmp_path: Path) -> None:
     assert "installing" not in done.stdout
 
 
+def test_bundled_models_need_data(tmp_path: Path) -> None:
+    """`make bundled` without the folders of the data trains nothing, and says how to name them."""
+    venv = tmp_path / "venv"
+    program(venv / "bin/python", WITH_PIP)
+    command = ["make", f"VENV={venv}", "MNIST=", "CIFAR10=somewhere", "bundled"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert "make bundled MNIST=FOLDER CIFAR10=FOLDER" in done.stdout
+    assert "saccade train" not in done.stdout
+
+
 def test_an_environment_with_pip_stays(tmp_path: Path) -> None:
     """An environment that has pip is neither made anew nor removed."""
     venv = tmp_path / "venv"
