@@ -7,6 +7,5 @@ for program in haproxy openssl; do
   PATH="$PATH:/usr/sbin" command -v "$program" >/dev/null || { echo "$program is not installed" >&2; exit 2; }
 done
 export GRPC_VERBOSITY=${GRPC_VERBOSITY:-NONE} # or gRPC tells of each connection that a replica closes
-python=${PYTHON:-.venv/bin/python}
-[ -x "$python" ] || python=python3
-exec "$python" deploy/rehearsal/rehearse.py "$@"
+[ -x .venv/bin/python ] && usual=.venv/bin/python || usual=python3
+exec "${PYTHON:-$usual}" deploy/rehearsal/rehearse.py "$@"

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -62,6 +63,22 @@ def test_a_bench_that_ends_is_told() -> None:
     assert done.returncode == 1, done.stderr
     assert "FAILED: saccade bench ended with 2" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_python_is_a_command(tmp_path: Path) -> None:
+    """PYTHON may be a command that a shell finds, and is then what runs the rehearsal."""
+    for name in ("haproxy", "openssl", "python3.99"):
+        (tmp_path / name).write_text('#!/bin/sh\necho "$0 runs $1"\n')
+        (tmp_path / name).chmod(0o755)
+    done = subprocess.run(
+        [str(DEPLOY / "rehearse.sh")],
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHON": "python3.99"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.stdout == f"{tmp_path}/python3.99 runs deploy/rehearsal/rehearse.py\n", done.stderr
 
 
 @pytest.mark.slow
