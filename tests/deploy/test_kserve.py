@@ -94,7 +94,17 @@ def test_the_port_is_known_as_grpc(runtime: dict[str, Any]) -> None:
     (port,) = container["ports"]
     assert port == {"name": "h2c", "containerPort": Settings.model_fields["grpc_port"].default, "protocol": "TCP"}
     assert {container[kind]["grpc"]["port"] for kind in PROBES} == {port["containerPort"]}
-    assert runtime["annotations"]["prometheus.kserve.io/port"] == str(Settings.model_fields["metrics_port"].default)
+
+
+def test_prometheus_asks_the_service_itself(runtime: dict[str, Any], service: dict[str, Any]) -> None:
+    """The pod is annotated with the service's own metrics, and KServe is kept from writing Knative's port over them."""
+    port = str(Settings.model_fields["metrics_port"].default)
+    assert runtime["annotations"] == {
+        "prometheus.io/scrape": "true",
+        "prometheus.io/port": port,
+        "prometheus.io/path": "/metrics",
+    }
+    assert service["metadata"]["annotations"]["serving.kserve.io/enable-prometheus-scraping"] == "false"
 
 
 def test_settings_are_known(runtime: dict[str, Any]) -> None:
