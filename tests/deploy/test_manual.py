@@ -1,11 +1,13 @@
 """The commands of deploy/README.md, as far as they go without a cluster and without Docker."""
 
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from tests.deploy.dockerfile import stages
@@ -60,10 +62,28 @@ def test_the_secrets_are_those_that_the_hardened_overlay_reads(tmp_path: Path) -
         assert entry["key"] in keys[entry["name"]]
 
 
-def test_what_is_applied_can_be_built() -> None:
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """Return a folder with a copy of deploy/, and in it the overlay that the manual spells out."""
+    shutil.copytree(DEPLOY, tmp_path / "deploy")
+    manual = (DEPLOY / "README.md").read_text()
+    [(path, text)] = re.findall(r"^```yaml\n# (\S+)\n(.*?)^```", manual, re.MULTILINE | re.DOTALL)
+    file = tmp_path / path
+    file.parent.mkdir()
+    file.write_text(text)
+    return tmp_path
+
+
+def test_what_is_applied_can_be_built(clone: Path) -> None:
     """Every folder that the manual applies is a kustomization."""
     for command in commands("kubectl apply -k") + commands("kubectl -n NAMESPACE apply -k"):
-        assert build(ROOT / command.split()[-1])
+        assert build(clone / command.split()[-1])
+
+
+def test_an_overlay_of_one_s_own_names_the_image(clone: Path) -> None:
+    """The overlay that the manual spells out takes the image from the registry that it names."""
+    [container] = pod(build(clone / "deploy/kubernetes/overlays/mine"))["containers"]
+    assert container["image"] == "registry.example.org/saccade:0.1.0-cpu"
 
 
 def test_what_docker_is_given_is_there() -> None:
