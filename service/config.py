@@ -59,8 +59,8 @@ class Settings(BaseSettings):
         0,
         ge=0,
         le=1024,
-        description="Threads that share one batch (cpu). 0: as many as the process may use cores; one fewer for a "
-        "model that takes at most 5 ms a picture.",
+        description="Threads that share one batch (cpu, openvino). 0: the cores that the process may use, divided by "
+        "workers and instances; on cpu one fewer for a model that takes at most 5 ms a picture.",
     )
     pin: str = Field(
         "auto",
@@ -147,7 +147,7 @@ class Settings(BaseSettings):
     metrics_labels: int = Field(
         100, ge=0, le=100_000, description="Labels counted by name; predictions of classes beyond are `other`."
     )
-    access_log: bool = Field(False, description="Log answered calls too, one line each.")
+    access_log: bool = Field(False, description="Log answered calls too, one line each; no messages of streams.")
     log_format: LogFormat = Field("console", description="Log lines for people (console) or for programs (json).")
 
     @field_validator("provider_options")
