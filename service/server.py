@@ -426,7 +426,7 @@ def _most_calls_of_a_model(settings: Settings) -> int:
 def _add_reflection(gate: Gate) -> None:
     """Register reflection; each open stream holds a thread, so they have a pool of their own."""
     names = [*_SERVICES, health.SERVICE, reflection.SERVICE_NAME]
-    pool = ThreadPoolExecutor(16, thread_name_prefix="reflection")
+    pool = wire.Threads(16, thread_name_prefix="reflection")
     servicer = reflection.ReflectionServicer(service_names=names)
 
     def behavior(requests: Any, context: grpc.ServicerContext) -> Any:  # noqa: ANN401 - typed as returning nothing

@@ -114,8 +114,9 @@ class Streams:
         with self._changed:
             self._open.add(stream)
             if self._watch is None:
-                self._watch = threading.Thread(target=self._close_idle, name="streams", daemon=True)
-                self._watch.start()
+                watch = threading.Thread(target=self._close_idle, name="streams", daemon=True)
+                watch.start()  # raises where there is no thread to be had, and the next stream tries again
+                self._watch = watch
         stream.begin()
 
     def _over(self, stream: "_Stream") -> None:

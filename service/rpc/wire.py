@@ -20,6 +20,7 @@ from grpc import _server
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
 from service.errors import SetupError
+from service.rpc.statuses import to_status
 
 _NO_DEADLINE = 1e9
 """grpcio reports about 9e18 seconds where there is no deadline."""
@@ -164,7 +165,11 @@ class _Arrivals(ThreadPoolExecutor):
 
     def submit(self, fn: Any, /, *args: Any, **_: Any) -> Future[Any]:  # noqa: ANN401, ARG002 - as the base has it
         """Take a call: (gRPC's runner, its event, its state, ...). On the polling thread, with the call's lock."""
-        self.on_arrival(Wire(args[1], args[2]))
+        wire = Wire(args[1], args[2])
+        try:
+            self.on_arrival(wire)
+        except Exception as error:  # noqa: BLE001 - it would end the polling thread, and with it the server
+            wire.end(status=to_status(error))
         return _OVER
 
 
@@ -176,6 +181,18 @@ class _Over(Future[Any]):
 
 
 _OVER = _Over()
+
+
+class Threads(ThreadPoolExecutor):
+    """Where gRPC runs a handler that is not ours."""
+
+    def submit(self, fn: Any, /, *args: Any, **_: Any) -> Future[Any]:  # noqa: ANN401 - as the base has it
+        """Take a call as `_Arrivals` does; where no thread can be had it ends, and not gRPC's polling thread."""
+        try:
+            return super().submit(fn, *args)
+        except RuntimeError as error:
+            Wire(args[1], args[2]).end(status=to_status(error))
+            return _OVER
 
 
 def handler(on_arrival: Callable[[Wire], None], *, stream: bool = False) -> "grpc.RpcMethodHandler[Any, Any]":

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 
 import grpc
+import pytest
 from google.protobuf.message import Message
 
 from service.metrics import Metrics
@@ -167,3 +168,18 @@ def test_a_drain_that_cuts_a_stream(lines: Lines) -> None:
     bench.wire.finish()
     [line] = lines()
     assert "or its stream was cut" in line["reason"]
+
+
+def test_a_watch_that_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream that comes when there is no thread to be had keeps none that come later from being watched."""
+
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    streams = Streams(Metrics(), Deadlines(), limit=10, idle=3600.0)
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        patch.setattr(threading.Thread, "start", start)
+        FakeWire().arrive(streams.handler(Dialect()))
+    FakeWire().arrive(streams.handler(Dialect()))
+    assert streams._watch is not None
+    assert streams._watch.is_alive()
