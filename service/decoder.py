@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
 from typing import Generic, TypeVar
 
+from service.errors import raising
+
 Decoded = TypeVar("Decoded")
 
 _WEIGHT = 0.1
@@ -55,7 +57,7 @@ class Decoder:
         Args:
             sizes: bytes of each picture.
             decode: returns the picture of that number, or raises.
-            on_done: told once, by the thread that ended last.
+            on_done: told once, by the thread that ended last: this one where no thread can be had, and all failed.
         """
         work = Work[Decoded](len(sizes))
         now = self._clock()
@@ -63,15 +65,22 @@ class Decoder:
         with self._lock:
             self._ahead += sum(costs)
 
-        def one(number: int) -> None:
+        def one(number: int, decode: Callable[[int], Decoded]) -> None:
+            if not work.begin(number):
+                return
             started = self._clock()
             last = work.run(number, decode)
             self._learn(sizes[number], costs[number], None if work.failed else self._clock() - started)
             if last:
                 on_done(work)
 
-        for number in range(len(sizes)):
-            self._pool.submit(one, number)
+        try:
+            for number in range(len(sizes)):
+                self._pool.submit(one, number, decode)
+        except RuntimeError as error:
+            failed = raising(error)
+            for number in range(len(sizes)):
+                one(number, lambda _: failed())
 
     def close(self) -> None:
         """Let the threads go when they have done what was handed in."""
@@ -98,6 +107,7 @@ class Work(Generic[Decoded]):
     def __init__(self, count: int) -> None:
         self._lock = threading.Lock()
         self._left = count
+        self._begun: set[int] = set()
         self._started: float | None = None
         self._decoded: dict[int, Decoded] = {}
         self._failures: dict[int, Exception] = {}
@@ -106,6 +116,13 @@ class Work(Generic[Decoded]):
     def failed(self) -> bool:
         """Whether a picture failed; those that come after it are not decoded."""
         return bool(self._failures)
+
+    def begin(self, number: int) -> bool:
+        """Return whether nobody began this picture yet: a pool keeps what it could start no thread for."""
+        with self._lock:
+            begun = number in self._begun
+            self._begun.add(number)
+            return not begun
 
     def run(self, number: int, decode: Callable[[int], Decoded]) -> bool:
         """Decode one picture unless another one failed; return whether it was the last."""

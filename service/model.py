@@ -308,7 +308,11 @@ class Model:
             request.check()
             return self._pixels(number, pictures[number], deadline)
 
-        self._decoder.submit(sizes, decode, request.decoded)
+        try:
+            self._decoder.submit(sizes, decode, request.decoded)
+        except Exception:
+            with ticket:  # gives the places back, if nobody has
+                raise
         return request.leave
 
     def drain(self, seconds: float) -> None:

@@ -362,3 +362,24 @@ def test_close_finishes(make: MakeDecoder, held: Held) -> None:
     decoder.close()
     held.go.set()
     assert [each.work().results() for each in told] == [[0]] * 3
+
+
+def test_no_thread_to_be_had(make: MakeDecoder, held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request for which no thread can be started fails, is told once and is ahead no more, whoever is free later."""
+
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    decoder = make(2)
+    learned(decoder)
+    submit(decoder, held)
+    held.wait()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        told = submit(decoder, lambda number: number, 3)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        told.work().results()
+    held.go.set()
+    settled(decoder, 2)
+    assert told.times == 1
+    nothing_ahead(decoder)
