@@ -55,10 +55,9 @@ def parse(parser: Parser[Request], raw: bytes) -> Request:
     """Return the message of these bytes.
 
     Raises:
-        InvalidInput: they are no such message, or one of more fields than any needs.
+        InvalidInput: they are no such message, or one of more fields or numbers than any needs.
     """
-    if parts.are_too_many(raw, inside=parts.INSIDE.get(getattr(parser, "__name__", ""), ())):
-        raise InvalidInput("request", f"has more than {parts.MOST:,} fields, the limit")
+    parts.check(raw, parts.INSIDE.get(getattr(parser, "__name__", ""), parts.NOTHING))
     try:
         return parser.FromString(raw)
     except DecodeError:
