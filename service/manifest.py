@@ -36,7 +36,8 @@ def _sendable(text: str) -> str:
     return text
 
 
-Label = Annotated[str, AfterValidator(_sendable)]
+Text = Annotated[str, AfterValidator(_sendable)]
+"""What answers tell of a model: its labels and whatever ListModels says of it."""
 
 
 Number = Annotated[float, Field(ge=-1e6, le=1e6)]
@@ -101,7 +102,7 @@ class Verdict(Frozen):
     Shares are from 0 to 1; `max_drop` is in percentage points of top-1.
     """
 
-    provider: str
+    provider: Text
     """The kind: cpu, openvino, cuda or tensorrt."""
     precision: Precision
     """What was computed in, whatever the file's own numbers are."""
@@ -153,13 +154,13 @@ class Manifest(Frozen):
     """Format 1. Fields that are not here are ignored; another format number is refused."""
 
     format: Literal[1] = 1
-    architecture: str = ""
-    labels: tuple[Label, ...] = Field(min_length=2)
+    architecture: Text = ""
+    labels: tuple[Text, ...] = Field(min_length=2)
     preprocessing: Preprocessing
     precision: Precision = "fp32"
     scores: Scores | None = None
     """What the graph gives; None: told by its last operator."""
-    data: str = ""
+    data: Text = ""
     """What it was trained and measured on."""
     accuracy: Probability | None = None
     """Top-1 on the validation split, measured on this very file; or as published, where `data` says so."""

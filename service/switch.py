@@ -169,6 +169,8 @@ class Switch:
 
     def _failed(self, name: str, number: int, files: Files, reason: str) -> bool:
         """Tell why a version is not served as it is on disk; return whether it is served as it was before."""
+        # Answers tell it, and it may name a file, which is any bytes, or a manifest's field, half a surrogate pair.
+        reason = reason.encode("utf-8", "backslashreplace").decode()
         old = self._versions.get(name, number)
         still = old is not None and old.model is not None
         if old is None or not still:

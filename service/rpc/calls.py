@@ -163,6 +163,12 @@ class Record:
 
     def settle(self, call: Call, make: Make) -> bytes | StatusWithDetails:
         """Record what comes of a request and return it: the bytes of its answer, or the status of its failure."""
+        try:
+            return self._settle(call, make)
+        except Exception as error:  # noqa: BLE001 - it could not be recorded, and still the caller must hear of it
+            return to_status(error)
+
+    def _settle(self, call: Call, make: Make) -> bytes | StatusWithDetails:
         call.ended()
         now = time.monotonic()
         try:

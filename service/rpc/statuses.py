@@ -41,6 +41,7 @@ class StatusWithDetails(grpc.Status):
     """What ends a failed call: code, text, google.rpc details and the push-back."""
 
     def __init__(self, code: int, text: str, details: list[Message], pushback_ms: int | None = None) -> None:
+        text = _utf8(text)
         packed = [any_pb2.Any() for _ in details]
         for holder, detail in zip(packed, details, strict=True):
             holder.Pack(detail)
@@ -59,7 +60,9 @@ def to_status(error: Exception) -> StatusWithDetails:
     """Return the gRPC status of a failure, by the table of the design."""
     code = next((_CODES[kind] for kind in type(error).__mro__ if kind in _CODES), code_pb2.INTERNAL)
     if isinstance(error, InvalidInput):
-        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.reason)
+        violation = error_details_pb2.BadRequest.FieldViolation(
+            field=_utf8(error.field), description=_utf8(error.reason)
+        )
         return StatusWithDetails(code, str(error), [error_details_pb2.BadRequest(field_violations=[violation])])
     if isinstance(error, Overloaded):
         wait = duration_pb2.Duration()
@@ -69,6 +72,11 @@ def to_status(error: Exception) -> StatusWithDetails:
     if code == code_pb2.INTERNAL:
         return _internal(error)
     return StatusWithDetails(code, str(error), [])
+
+
+def _utf8(text: str) -> str:
+    """Return a text as it can be sent, half a surrogate pair escaped: else its caller would wait for ever."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _internal(error: Exception) -> StatusWithDetails:

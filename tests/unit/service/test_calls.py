@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import pytest
 
-from service.errors import InvalidInput
+from service.errors import InvalidInput, Unavailable
 from service.metrics import Metrics
 from service.rpc import parts
 from service.rpc.calls import Call, Calls, Handler, Make, UnaryCall
@@ -43,11 +43,26 @@ class HeldDeadlines(Deadlines):
         return entry
 
 
+class Broken(Metrics):
+    """Metrics that can count no call."""
+
+    def call(self, *_: object) -> None:
+        """Fail as a full disk does."""
+        raise OSError(28, "No space left on device")
+
+
 class Method:
     """A method whose calls the test answers; and the calls that it begins."""
 
-    def __init__(self, limit: int = 10, *, deadlines: Deadlines | None = None, idle: float = 3600.0) -> None:
-        self.metrics = Metrics()
+    def __init__(
+        self,
+        limit: int = 10,
+        *,
+        deadlines: Deadlines | None = None,
+        idle: float = 3600.0,
+        metrics: Metrics | None = None,
+    ) -> None:
+        self.metrics = metrics or Metrics()
         self.deadlines = deadlines or Deadlines()
         self.calls = Calls(limit, self.metrics, self.deadlines, idle=idle)
         self.on_begin: Callable[[UnaryCall], None] = lambda _: None
@@ -128,6 +143,29 @@ def test_what_raises_is_a_status() -> None:
 
     wire = method.arrive(FakeWire(), method.calls.unary(begin, pb.ClassifyRequest, "Classify"))
     wire.say(REQUEST)
+    assert wire.code is CODE.INTERNAL
+
+
+def test_a_reason_that_is_no_utf_8() -> None:
+    """A failure whose text holds a byte of a file's name that is no UTF-8 is answered with it escaped, and counted."""
+    method = Method()
+
+    def begin(_: pb.ClassifyRequest, __: Call, ___: Callable[[Make], None]) -> Callable[[], None]:
+        raise Unavailable("version 1 failed: \udcff is a pipe")
+
+    wire = method.arrive(FakeWire(), method.calls.unary(begin, pb.ClassifyRequest, "Classify"))
+    wire.say(REQUEST)
+    [(_, status)] = wire.ends
+    assert status is not None
+    assert (status.code, status.details) == (CODE.UNAVAILABLE, "version 1 failed: \\udcff is a pipe")
+    assert method.counted("UNAVAILABLE") == 1
+
+
+def test_what_cannot_be_counted() -> None:
+    """A call that cannot be counted is INTERNAL, and not left without an answer."""
+    method = Method(metrics=Broken())
+    wire, call = method.begin()
+    call.answer(pb.ClassifyResponse)
     assert wire.code is CODE.INTERNAL
 
 

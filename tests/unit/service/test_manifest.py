@@ -196,10 +196,19 @@ def test_golden_label_beyond_labels(tmp_path: Path) -> None:
         read_manifest(write(tmp_path, props={KEY: json.dumps({**LEAST, "golden_samples": [sample(label=7)]})}))
 
 
-def test_label_that_cannot_be_sent(tmp_path: Path) -> None:
-    """A label that is no UTF-8, half of a surrogate pair, is refused: no answer could carry it."""
-    with pytest.raises(ModelRejected, match="labels"):
-        read_manifest(write(tmp_path, props={KEY: json.dumps({**LEAST, "labels": ["a", "\ud800"]})}))
+@pytest.mark.parametrize(
+    ("changed", "field"),
+    [
+        ({"labels": ["a", "\ud800"]}, "labels.1"),
+        ({"architecture": "x\ud800"}, "architecture"),
+        ({"data": "\udfff"}, "data"),
+        ({"verdicts": [{"provider": "\ud800"}]}, "verdicts.0.provider"),
+    ],
+)
+def test_text_that_cannot_be_sent(changed: dict[str, object], field: str, tmp_path: Path) -> None:
+    """Text that is no UTF-8, half of a surrogate pair, is refused by field: no answer could carry it."""
+    with pytest.raises(ModelRejected, match=f"the manifest's {field} cannot be used: .*surrogates not allowed"):
+        read_manifest(write(tmp_path, props={KEY: json.dumps({**LEAST, **changed})}))
 
 
 def test_nested_too_deep(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -7,6 +8,9 @@ import pytest
 from service.errors import InvalidInput, SetupError, Unavailable, UnknownModel
 from service.metrics import Metrics
 from service.repository import Repository
+from service.rpc.calls import Call
+from service.rpc.classifier import Classifier
+from service.rpc.pb.saccade.v1 import classifier_pb2 as pb
 from service.switch import Load
 from service.versions import State
 from tests.conftest import Lines
@@ -209,6 +213,15 @@ def test_metrics(name: str, labels: dict[str, str], expected: float | None, make
     """Readiness and failed loads are metrics."""
     loaded(make("a/1", "a/2", "b/1", load=Loads("a/2", "b/1")))
     assert metrics.registry.get_sample_value(name, labels) == expected
+
+
+def test_a_file_whose_name_is_no_utf_8(make: Make, tmp_path: Path) -> None:
+    """ListModels tells of a version that is refused for a file whose name is no UTF-8, its bytes escaped."""
+    repository = make("a/1")
+    os.mkfifo(os.fsencode(tmp_path / "a/1") + b"/\xff")
+    call = Call(None, lambda _: False, alone=True)
+    [model] = Classifier(loaded(repository)).list_models(pb.ListModelsRequest(), call).models
+    assert model.reason == "\\udcff is no plain file, but a device, a pipe or a socket"
 
 
 def test_close_drains(make: Make) -> None:
