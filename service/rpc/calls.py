@@ -353,10 +353,10 @@ class Calls:
             elif not self._refuse(wire, record, limited=limited):
                 alone = not self._under_way and wire.arrived - self._last > _ANSWER_TO_REQUEST
                 call = UnaryCall(wire, record, alone=alone)
-                if not self._count(wire, call):
-                    call.over()
-                    return
                 try:
+                    if not self._count(wire, call):
+                        call.over()
+                        return
                     call.begun(begin(parse(parser, raw), call, call.answer), self._deadlines, call.expire)
                 except Exception as error:  # noqa: BLE001 - see Record.settle
                     call.fail(error)
@@ -430,8 +430,8 @@ class Calls:
             return False
         self._under_way[call] = wire
         if not self._sweeps:
-            self._sweeps = True
             self._sweep()
+            self._sweeps = True
         return True
 
     def _sweep(self) -> None:
@@ -443,10 +443,10 @@ class Calls:
         if self._closed:
             return
         now = time.monotonic()
+        self._deadlines.at(now + self._idle / 4, self._sweep)
         # A copy is one step for Python, so that the polling thread changes nothing meanwhile.
         answered = [wire for call, wire in self._under_way.copy().items() if call.is_answered]
         self._untaken = {wire: self._untaken.get(wire, now) for wire in answered}
         for wire, since in self._untaken.items():
             if now - since >= self._idle:
                 wire.cancel()
-        self._deadlines.at(now + self._idle / 4, self._sweep)

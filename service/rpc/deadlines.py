@@ -6,6 +6,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from service import logs
+
 _FEW = 1024
 """Dead entries that are let lie: a message that is answered leaves its entry behind until then."""
 
@@ -21,16 +23,20 @@ class Deadlines:
         self._thread: threading.Thread | None = None
 
     def at(self, deadline: float, callback: Callable[[], None]) -> "Entry":
-        """Call back, on the thread of these deadlines, when `deadline` on `time.monotonic` has passed."""
+        """Call back, on the thread of these deadlines, when `deadline` on `time.monotonic` has passed.
+
+        Raises:
+            RuntimeError: there is no thread to be had; it is not watched.
+        """
         entry = Entry(self, callback)
         with self._changed:
-            first = not self._heap or deadline < self._heap[0][0]
-            heapq.heappush(self._heap, (deadline, next(self._numbers), entry))
             if self._thread is None:
-                self._thread = threading.Thread(target=self._watch, name="deadlines", daemon=True)
-                self._thread.start()
-            elif first:
+                thread = threading.Thread(target=self._watch, name="deadlines", daemon=True)
+                thread.start()
+                self._thread = thread
+            if not self._heap or deadline < self._heap[0][0]:
                 self._changed.notify()
+            heapq.heappush(self._heap, (deadline, next(self._numbers), entry))
         return entry
 
     def _watch(self) -> None:
@@ -44,7 +50,10 @@ class Deadlines:
                 self._dead -= callback is None
                 heapq.heappop(self._heap)
             if callback is not None:
-                callback()
+                try:
+                    callback()
+                except Exception as error:  # noqa: BLE001 - the others' deadlines pass all the same
+                    logs.bounded_failure("a deadline that passed could not be told", error)
 
     def _one_dead(self) -> None:
         with self._changed:

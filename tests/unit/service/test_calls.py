@@ -169,6 +169,23 @@ def test_what_cannot_be_counted() -> None:
     assert wire.code is CODE.INTERNAL
 
 
+def test_no_thread_to_be_had() -> None:
+    """A call that comes when no thread can be had to watch calls is INTERNAL; from the next one on they are."""
+    deadlines = HeldDeadlines()
+    method = Method(deadlines=deadlines)
+
+    def fail() -> None:
+        raise RuntimeError("can't start new thread")
+
+    deadlines.on_watch = fail
+    wire = method.arrive(FakeWire())
+    wire.say(REQUEST)
+    assert (wire.code, deadlines.kept) == (CODE.INTERNAL, [])
+    deadlines.on_watch = lambda: None
+    method.begin()
+    assert deadlines.kept == [method.calls._sweep]
+
+
 @pytest.mark.parametrize("raw", [b"no message", None])
 def test_no_message(raw: bytes | None) -> None:
     """Bytes that are no message, or none at all, are INVALID_ARGUMENT, and the method never hears of them."""

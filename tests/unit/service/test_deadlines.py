@@ -2,6 +2,8 @@ import threading
 import time
 from collections.abc import Callable
 
+import pytest
+
 from service.rpc.deadlines import Deadlines
 from tests.fakes import WAIT
 
@@ -45,6 +47,32 @@ def test_a_sooner_one_wakes_the_thread() -> None:
     deadlines.at(time.monotonic() + 3600, told.of(1))
     deadlines.at(time.monotonic(), told.of(0))
     assert told.wait() == [0]
+
+
+def test_one_that_raises() -> None:
+    """What is told may raise: the deadlines after it are told all the same."""
+    deadlines, told = Deadlines(), Told(1)
+
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    deadlines.at(time.monotonic(), fail)
+    deadlines.at(time.monotonic(), told.of(0))
+    assert told.wait() == [0]
+
+
+def test_no_thread_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the thread cannot be started that is raised, and it is started with the next deadline."""
+    deadlines, told = Deadlines(), Told(1)
+
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        patch.setattr(threading.Thread, "start", start)
+        deadlines.at(time.monotonic(), told.of(0))
+    deadlines.at(time.monotonic(), told.of(1))
+    assert told.wait() == [1]
 
 
 def test_called_off() -> None:
