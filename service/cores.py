@@ -7,7 +7,7 @@ sessions are made, and pictures decoded, with the whole mask.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from math import inf
 from pathlib import Path
@@ -97,15 +97,13 @@ def homes(choice: str, workers: int, mask: frozenset[int] = _MASK, cgroup: Path 
 
 def pin(core: int | None) -> None:
     """Keep the calling thread, and those that it makes from now on, on one core; None does nothing."""
-    if core is not None and _HAS_MASKS:
-        with suppress(OSError):  # the core was taken from the process since it started: slower, and no harm else
-            os.sched_setaffinity(0, {core})
+    if core is not None:
+        _keep_on({core})
 
 
 def unpin() -> None:
     """Give the calling thread the whole mask."""
-    if _HAS_MASKS:
-        os.sched_setaffinity(0, _MASK)
+    _keep_on(_MASK)
 
 
 @contextmanager
@@ -126,8 +124,13 @@ def whole() -> Iterator[None]:
     try:
         yield
     finally:
-        if before:
-            os.sched_setaffinity(0, before)
+        _keep_on(before)
+
+
+def _keep_on(mask: Collection[int]) -> None:
+    if mask and _HAS_MASKS:
+        with suppress(OSError):  # its cores were taken from the process since it started: slower, and no harm else
+            os.sched_setaffinity(0, mask)
 
 
 def _limit(folder: Path, file: str = "") -> float:

@@ -326,10 +326,10 @@ class Model:
         sessions: Sequence[Session], pin: int | None, begun: Callable[[Exception | None], None], number: int
     ) -> None:
         """Begin on an instance's own thread: what a GPU's session records is of the thread that records it."""
-        cores.unpin()  # whatever thread loads it
-        cores.pin(pin)
         failure = None
         try:
+            cores.unpin()  # whatever thread loads it
+            cores.pin(pin)
             sessions[number].take_over()
         except Exception as error:  # noqa: BLE001 - raised where the version is loaded
             failure = error

@@ -110,6 +110,18 @@ def test_whole_for_a_while() -> None:
         assert os.sched_getaffinity(0) == {min(mask)}
 
 
+def test_cores_that_were_taken_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the process has none of its first cores any more, the system refuses, and threads run where they are."""
+
+    def refuse(_: int, mask: set[int]) -> None:
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(os, "sched_setaffinity", refuse)
+    cores.unpin()
+    with cores.pinned(0), cores.whole():
+        pass
+
+
 @pytest.mark.parametrize(
     ("workers", "mask", "pins"),
     [

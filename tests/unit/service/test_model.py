@@ -640,6 +640,17 @@ def test_a_fast_model_leaves_a_core_to_grpc(  # noqa: PLR0917 - parametrized
     assert threads == expected
 
 
+def test_an_instance_that_cannot_begin(serve: Starts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever goes wrong as an instance's thread begins is raised where the version is loaded."""
+
+    def refuse(_: int, mask: set[int]) -> None:
+        raise RuntimeError("seccomp")
+
+    monkeypatch.setattr(os, "sched_setaffinity", refuse)
+    with pytest.raises(RuntimeError, match="seccomp"):
+        Job(lambda: serve(HeldSession(right))).answer()
+
+
 def test_given_up_before_it_is_decoded(serve: Starts, busy: BusyDecoder, metrics: Metrics) -> None:
     """A request that is given up while its pictures wait is neither decoded nor run, and nobody is told."""
     session, done = HeldSession(right), Done()

@@ -1,6 +1,9 @@
 """Something done every so many seconds."""
 
+import os
 import threading
+
+import pytest
 
 from service.polling import Polling
 
@@ -19,6 +22,22 @@ def test_goes_on_after_a_round_that_raises() -> None:
         done.set()
 
     polling = Polling(work, 0.001, name="test")
+    polling.start()
+    try:
+        assert done.wait(TEST_SECONDS)
+    finally:
+        polling.stop()
+
+
+def test_cores_that_were_taken_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that the system does not let run on the cores that the process began with goes on all the same."""
+
+    def refuse(_: int, mask: set[int]) -> None:
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(os, "sched_setaffinity", refuse)
+    done = threading.Event()
+    polling = Polling(done.set, 0.001, name="test")
     polling.start()
     try:
         assert done.wait(TEST_SECONDS)
