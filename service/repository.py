@@ -56,6 +56,7 @@ class Repository:
         self._unloaded: set[str] = set()  # by name: only a load by name brings these back
         self._wrong: Mapping[str, str] = {}  # what was said of which folder
         self.find, self.use, self.default = self._versions.find, self._versions.use, self._versions.default
+        self.meant = self._versions.meant
         self.versions, self.readiness = self._versions.all, self._versions.readiness
         self.expected = self._versions.expected
 

@@ -77,12 +77,23 @@ class Versions:
         self._models: dict[str, dict[int, Version]] = {}
 
     def find(self, name: str, version: str) -> Model:
-        """Return the model that a request means by its name (may be empty) and version (may be empty).
+        """Return the model of the version that a request means; one that is being let go has it until it is gone.
+
+        Raises:
+            UnknownModel, InvalidInput: see `meant`.
+            Unavailable: it is there and cannot answer now; says why.
+        """
+        chosen = self.meant(name, version)
+        if chosen.model is None:
+            raise Unavailable(f"version {chosen.version} of {chosen.name!r} {chosen.why_not}")
+        return chosen.model
+
+    def meant(self, name: str, version: str) -> Version:
+        """Return the version that a request means by its name (may be empty) and version (may be empty).
 
         Raises:
             UnknownModel: no such model or version; names those there are.
             InvalidInput: none is named and there is no default, or the version is no whole number.
-            Unavailable: it is there and cannot answer now; says why.
         """
         name = name or self._default()
         versions = self.of(name)
@@ -92,12 +103,8 @@ class Versions:
             asked = versions.get(int(version))
             if asked is None:
                 raise UnknownModel(f"no version {version} of {name!r}; there are: {join(sorted(versions))}")
-            chosen = asked
-        else:
-            chosen = max(versions.values(), key=lambda entry: (_PREFERRED.index(entry.state), entry.version))
-        if chosen.model is None:
-            raise Unavailable(f"version {chosen.version} of {chosen.name!r} {chosen.why_not}")
-        return chosen.model
+            return asked
+        return max(versions.values(), key=lambda entry: (_PREFERRED.index(entry.state), entry.version))
 
     def use(self, name: str, version: str, begin: Callable[[Model], Begun]) -> Begun:
         """Return what `begin` does with the model that a request means.

@@ -11,7 +11,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from service.config import Settings
 from service.counts import Counts
-from service.errors import InvalidInput, Unavailable, UnknownModel, Unsupported
+from service.errors import InvalidInput, UnknownModel, Unsupported
 from service.looks import is_name
 from service.repository import Repository
 from service.rpc import described
@@ -127,10 +127,10 @@ class Inference:
     def model_ready(self, request: pb.ModelReadyRequest, _: Call) -> pb.ModelReadyResponse:
         """Answer ModelReady; a model that is not there is not ready, as Triton's clients poll for it."""
         try:
-            self._repository.find(request.name, request.version)
-        except (UnknownModel, Unavailable):
-            return pb.ModelReadyResponse(ready=False)
-        return pb.ModelReadyResponse(ready=True)
+            ready = self._repository.meant(request.name, request.version).state is State.READY
+        except UnknownModel:
+            ready = False
+        return pb.ModelReadyResponse(ready=ready)
 
     def model_metadata(self, request: pb.ModelMetadataRequest, _: Call) -> pb.ModelMetadataResponse:
         """Answer ModelMetadata."""

@@ -6,9 +6,13 @@ from typing import cast
 
 import pytest
 
+from service.config import Settings
 from service.errors import InvalidInput, Unavailable, UnknownModel
 from service.metrics import Metrics
 from service.repository import Repository
+from service.rpc.calls import Call
+from service.rpc.inference import Inference
+from service.rpc.pb.inference import service_pb2 as pb
 from service.versions import State
 from tests.loads import FakeModel, Loads
 
@@ -81,6 +85,21 @@ def test_each_change_of_what_serves_is_told(repository: Repository, lay: Lay) ->
     lay("a/2", "a/3")
     repository.load("a", 1.0)
     assert heard == [["3", "1"], ["3", "2", "1"], ["3", "2"]]
+
+
+@pytest.mark.parametrize("version", ["", "1"])
+def test_a_model_that_is_let_go_is_not_ready(version: str, repository: Repository) -> None:
+    """ModelReady is false from when a model is let go, not only from when its last call is answered."""
+    inference = Inference(repository, Settings(), ready=bool, change=lambda *_: None, counts=lambda _: [])
+
+    def ready() -> bool:
+        call = Call(None, lambda _: False, alone=True)
+        return inference.model_ready(pb.ModelReadyRequest(name="a", version=version), call).ready
+
+    heard: list[bool] = [ready()]
+    cast("FakeModel", repository.find("a", "")).drain = lambda _: heard.append(ready())
+    repository.unload("a", 1.0)
+    assert heard == [True, False]
 
 
 def test_no_longer_kept(repository: Repository, lay: Lay) -> None:
