@@ -99,8 +99,9 @@ class Repository:
     def load_all(self) -> None:
         """Load the newest versions of every model, the highest first, until enough of each passed."""
         with self._changing:
-            for name in self.readiness():
-                self._switch.settle(name, self._seen.models[name], 0.0)
+            for name, found in self._seen.models.items():
+                if self.readiness().get(name) is False:  # else a caller unloaded or loaded it in the meantime
+                    self._switch.settle(name, found, 0.0)
 
     def refresh(self, seconds: float) -> None:
         """Look at the disk again; load, or let go, what this look and the one before agree on.
@@ -144,9 +145,11 @@ class Repository:
 
         Raises:
             UnknownModel: the repository has no version of it.
-            Unavailable: its highest version cannot be served; says why, and what is served instead.
+            Unavailable: its highest version cannot be served; says why, and what is served instead. Or the server
+                drains, and loads no more.
         """
         with self._changing:
+            self._check_stopped()
             try:
                 found = looks.look_at(self._root.resolve(), name)
             except OSError as error:
@@ -159,6 +162,7 @@ class Repository:
                 )
             self._unloaded.discard(name)
             self._switch.settle(name, found, seconds, again=True)
+            self._check_stopped()  # in the meantime: what had not begun was not loaded
         newest = self._versions.get(name, max(found))
         if newest is not None and (newest.state is not State.READY or newest.reason):
             served = join([entry.version for entry in self.versions() if entry.name == name and entry.model])
@@ -190,6 +194,10 @@ class Repository:
         self._switch.close(max(0.0, deadline - time.monotonic()))
         if changing:
             self._changing.release()
+
+    def _check_stopped(self) -> None:
+        if self._switch.stopped:
+            raise Unavailable("draining; try another server")
 
     def _say(self, wrong: Mapping[str, str]) -> None:
         """Log what is wrong with which folder of the repository, where it was not so before."""

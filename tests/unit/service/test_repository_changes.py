@@ -120,6 +120,39 @@ def test_new_model(repository: Repository, lay: Lay, metrics: Metrics) -> None:
     assert metrics.registry.get_sample_value("saccade_model_ready", {"model": "c"}) == 1
 
 
+@pytest.mark.parametrize("new", ["a/2", "c/1"])
+def test_no_load_while_it_drains(new: str, repository: Repository, lay: Lay, loads: Loads) -> None:
+    """A load of a new version or model is refused once the server drains, as nothing would come of it."""
+    lay(new)
+    repository.stop()
+    with pytest.raises(Unavailable, match="draining; try another server"):
+        repository.load(new[0], 1.0)
+    assert loads.asked == ["a/1", "b/1"]
+
+
+def test_a_load_that_a_drain_cuts_short(repository: Repository, lay: Lay, loads: Loads) -> None:
+    """A load is refused, too, where the server began to drain before all of it was done."""
+    lay("a/2", "a/3")
+    loads.meanwhile = repository.stop
+    with pytest.raises(Unavailable, match="draining; try another server"):
+        repository.load("a", 1.0)
+    assert loads.asked == ["a/1", "b/1", "a/3"]
+
+
+@pytest.mark.parametrize("new", ["b/1", "a/3"])
+def test_a_load_before_those_of_the_start(new: str, tmp_path: Path, lay: Lay, loads: Loads, metrics: Metrics) -> None:
+    """What came after the first look, and was loaded by name before all others are, is served beside them."""
+    lay("a/1", "a/2", "c/1")
+    repository = Repository(tmp_path, loads, keep_versions=1, default_model=None, metrics=metrics)
+    repository.scan()
+    lay(new)
+    repository.load(new[0], 1.0)
+    repository.load_all()
+    assert loads.asked[0] == new
+    assert all(repository.readiness().values())
+    assert served(repository, new[0]) == new
+
+
 def test_new_version_fails(repository: Repository, lay: Lay, loads: Loads) -> None:
     """A version that fails is told with its reason and what is served instead; the old one stays."""
     lay("a/2")
