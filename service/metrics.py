@@ -157,7 +157,7 @@ class Metrics:
     def counts(self, model: str, version: int) -> Counts:
         """Return what was counted of a version until now."""
         self._flush.collect()
-        return self._counts.get((model, version), Counts())
+        return self._counts.get((model, version), Counts()).snapshot()
 
     def refused(self, model: str, reason: RefusalReason) -> None:
         """Count a refusal."""

@@ -3,6 +3,7 @@ import pytest
 from service.counts import Counts, Duration, together
 from service.metrics import Metrics
 from service.model import Facts
+from service.rpc import described
 
 FACTS = Facts("linear", 2, "cpu", "fp32", verified=True, sha256="")
 
@@ -54,6 +55,17 @@ def test_stages(metrics: Metrics) -> None:
     assert (counts.decode, counts.queue, counts.inference) == (Duration(1, 0.5), Duration(1, 0.25), Duration(1, 1.0))
     assert counts.batches == {3: Duration(1, 0.75)}
     assert metrics.registry.get_sample_value("saccade_stage_seconds_sum", {"model": "linear", "stage": "queue"}) == 0.25
+
+
+def test_batches_of_a_new_size_meanwhile(metrics: Metrics) -> None:
+    """Statistics can be made of what was counted while batches of sizes that never came before are."""
+    version = metrics.version(FACTS, ("a", "b"), lambda: 0)
+    version.batch(1, 0.5)
+    counts = metrics.counts("linear", 2)
+    for size in counts.batches:  # as described.statistics goes through them
+        version.batch(size + 1, 0.5)
+        metrics.flush()
+    assert described.statistics("linear", 2, counts).execution_count == 1
 
 
 def test_unknown(metrics: Metrics) -> None:
