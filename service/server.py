@@ -4,6 +4,7 @@ import contextlib
 import gc
 import math
 import signal
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -144,6 +145,7 @@ class Server:
         self._security = Security(settings, self._watch)
         self._drained = False
         self._loaded = False
+        self._reporting = threading.Lock()  # or what one thread saw before could be told after what another did
         self._reported: dict[str, Any] = {}  # the health that was told, by service and model
         around = colleagues.loading if colleagues else contextlib.nullcontext
         self.repository = open_repository(settings, self.metrics, load, around)
@@ -331,20 +333,21 @@ class Server:
         return each * max(1, len(self.repository.readiness()))
 
     def _report_health(self) -> None:
-        self._calls.limit = self._most_calls()
-        versions = self.repository.versions()
-        self._calls.answerers = [entry.model for entry in versions if entry.model and entry.state is State.READY]
-        readiness = self.repository.readiness()
-        overall = health.SERVING if self.ready() else health.NOT_SERVING
-        report = {"": overall, **dict.fromkeys(_SERVICES, overall), RESERVED: health.SERVING}
-        report |= dict.fromkeys(self._reported.keys() - report.keys(), health.NOT_SERVING)  # models that are gone
-        report |= {name: health.SERVING if served else health.NOT_SERVING for name, served in readiness.items()}
-        for service, status in report.items():
-            if self._reported.get(service) != status:  # a Watch hears of every status that is set
-                self._health.set(service, status)
-        self._reported = report
-        if self._colleagues and self._loaded:  # not after each of the first: who told this is told to listen
-            self._colleagues.tell(ready=self.ready(), models=self.served())
+        with self._reporting:
+            self._calls.limit = self._most_calls()
+            versions = self.repository.versions()
+            self._calls.answerers = [entry.model for entry in versions if entry.model and entry.state is State.READY]
+            readiness = self.repository.readiness()
+            overall = health.SERVING if self.ready() else health.NOT_SERVING
+            report = {"": overall, **dict.fromkeys(_SERVICES, overall), RESERVED: health.SERVING}
+            report |= dict.fromkeys(self._reported.keys() - report.keys(), health.NOT_SERVING)  # models that are gone
+            report |= {name: health.SERVING if served else health.NOT_SERVING for name, served in readiness.items()}
+            for service, status in report.items():
+                if self._reported.get(service) != status:  # a Watch hears of every status that is set
+                    self._health.set(service, status)
+            self._reported = report
+            if self._colleagues and self._loaded:  # not after each of the first: who told this is told to listen
+                self._colleagues.tell(ready=self.ready(), models=self.served())
 
 
 def serve(settings: Settings) -> None:

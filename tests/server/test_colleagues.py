@@ -1,5 +1,6 @@
 """What a server tells those that share its port."""
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,8 +9,10 @@ import pytest
 
 from service.config import Settings
 from service.counts import Counts
+from service.rpc import health
 from service.rpc.inference import Change
 from service.server import Server
+from tests.fakes import Job
 from tests.loads import Loads
 
 
@@ -69,6 +72,23 @@ def test_told_of_changes(server: Server, told: Told) -> None:
     server.load()
     server.change("unload", "a")
     assert told.heard[-1] == (True, ["b"])
+
+
+def test_an_unload_meanwhile(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that is unloaded while the health is being told of is not SERVING in the end."""
+    server.load()
+    expected, jobs, here = server.repository.expected, list[Job[None]](), threading.current_thread()
+
+    def unload_meanwhile() -> dict[str, bool]:
+        if threading.current_thread() is here and not jobs:
+            jobs.append(Job(lambda: server.change("unload", "a")))
+            jobs[0].join(0.2)  # it may be waiting for this thread
+        return expected()
+
+    monkeypatch.setattr(server.repository, "expected", unload_meanwhile)
+    server._report_health()
+    jobs[0].answer()
+    assert server._health._statuses["a"] == health.NOT_SERVING
 
 
 def test_told_of_each_load(server: Server, told: Told) -> None:
