@@ -8,6 +8,7 @@ import grpc
 import pytest
 from google.protobuf.message import Message
 
+from service.errors import Unavailable
 from service.metrics import Metrics
 from service.rpc.calls import Call, Make
 from service.rpc.deadlines import Deadlines
@@ -131,6 +132,20 @@ def test_a_caller_who_leaves(lines: Lines) -> None:
     bench.wire.finish()
     assert (len(bench.dialect.left), bench.counted()) == (1, {"CANCELLED": 1})
     assert [line["reason"] for line in lines()] == ["the caller left"]
+
+
+def test_a_reason_that_is_no_utf_8() -> None:
+    """A message that fails for a reason that is no UTF-8 is answered and counted, and so is the one after it."""
+    bench = Bench()
+
+    def fail(_: Call) -> None:
+        raise Unavailable("\udcff is a pipe")
+
+    bench.dialect.on_begin = fail
+    bench.begin()
+    bench.wire.on_sent()
+    bench.begin()
+    assert (len(bench.wire.sent), bench.counted()) == (2, {"UNAVAILABLE": 2})
 
 
 def test_a_deadline_of_the_stream() -> None:
