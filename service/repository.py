@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from service import logs, looks
@@ -178,9 +178,13 @@ class Repository:
         """
         with self._changing:
             self._versions.of(name)
-            self._unloaded.add(name)
-            self._switch.let_go(name, seconds)
-        logs.info("model unloaded", model=name)
+            self._take_out(name, seconds)
+
+    def leave_out(self, names: Iterable[str]) -> None:
+        """Do as if models had been unloaded by name, those too that are not there, or cannot be read, now."""
+        with self._changing:
+            for name in names:
+                self._take_out(name, 0.0)
 
     def stop(self) -> None:
         """Begin no further load; one that runs is not interrupted."""
@@ -198,6 +202,11 @@ class Repository:
     def _check_stopped(self) -> None:
         if self._switch.stopped:
             raise Unavailable("draining; try another server")
+
+    def _take_out(self, name: str, seconds: float) -> None:
+        self._unloaded.add(name)
+        self._switch.let_go(name, seconds)
+        logs.info("model unloaded", model=name)
 
     def _say(self, wrong: Mapping[str, str]) -> None:
         """Log what is wrong with which folder of the repository, where it was not so before."""

@@ -21,7 +21,7 @@ from service.budget import PixelBudget
 from service.config import TUNED, Settings, flag
 from service.counts import Counts
 from service.decoder import Decoder
-from service.errors import SetupError, UnknownModel
+from service.errors import SetupError
 from service.hosts import host_type
 from service.loading import check_files, load_model
 from service.looks import RESERVED
@@ -233,9 +233,7 @@ class Server:
         wire.check()
         runtime = check_runtime()
         self.repository.scan()
-        for model in without:
-            with contextlib.suppress(UnknownModel):
-                self.repository.unload(model, 0.0)
+        self.repository.leave_out(without)
         return runtime
 
     def load(self) -> None:

@@ -49,16 +49,26 @@ def told() -> Told:
 
 
 @pytest.fixture
-def server(tmp_path: Path, told: Told) -> Iterator[Server]:
-    """Return a server of models a and b that neither listens nor has loaded them."""
+def closed(tmp_path: Path, told: Told) -> Iterator[Server]:
+    """Return a server of models a and b that has not looked at them."""
     for name in ("a", "b"):
-        (tmp_path / name / "1").mkdir(parents=True)
-        (tmp_path / name / "1" / "model.onnx").touch()
-    settings = Settings(repository=tmp_path, ready="any", poll_seconds=0)
-    server = Server(settings, load=Loads(), colleagues=told)
-    server.open()
+        lay(tmp_path, name)
+    server = Server(Settings(repository=tmp_path, poll_seconds=0), load=Loads(), colleagues=told)
     yield server
     server.drain(delay=0, refuse=0)
+
+
+@pytest.fixture
+def server(closed: Server) -> Server:
+    """Return a server of models a and b that neither listens nor has loaded them."""
+    closed.open()
+    return closed
+
+
+def lay(root: Path, name: str) -> None:
+    """Put version 1 of a model on disk."""
+    (root / name / "1").mkdir(parents=True)
+    (root / name / "1" / "model.onnx").touch()
 
 
 def test_told_once_all_is_loaded(server: Server, told: Told) -> None:
@@ -95,3 +105,21 @@ def test_told_of_each_load(server: Server, told: Told) -> None:
     """They know while a version is loaded: answers may be late then."""
     server.load()
     assert told.loads == ["begins", "ends"] * 2
+
+
+def test_unloaded_and_not_there(closed: Server, tmp_path: Path) -> None:
+    """What the others had unloaded, and is not there at start, is not served when it comes back."""
+    closed.open(without=["c"])
+    closed.load()
+    lay(tmp_path, "c")
+    for _ in range(3):
+        closed.repository.refresh(0.0)
+    assert closed.served() == ["a", "b"]
+
+
+def test_unloaded_and_unreadable(closed: Server, tmp_path: Path) -> None:
+    """What the others had unloaded, and cannot be read at start, keeps nobody from being READY."""
+    (folder := tmp_path / "c").symlink_to(folder)
+    closed.open(without=["c"])
+    closed.load()
+    assert closed.ready()

@@ -232,6 +232,17 @@ def test_unloaded_before_it_was_loaded(tmp_path: Path, lay: Lay, loads: Loads, m
     assert repository.readiness() == {"b": True}
 
 
+def test_left_out_before_it_is_there(repository: Repository, lay: Lay, loads: Loads) -> None:
+    """A model that was unloaded while nobody could see it here stays away when it comes, until it is loaded by name."""
+    repository.leave_out(["c"])
+    lay("c/1")
+    for _ in range(3):
+        repository.refresh(1.0)
+    assert "c" not in repository.readiness()
+    repository.load("c", 1.0)
+    assert (served(repository, "c"), loads.asked) == ("c/1", ["a/1", "b/1", "c/1"])
+
+
 def test_the_only_one_left(repository: Repository) -> None:
     """A request that names no model gets the only one left, and a failed newcomer does not change that."""
     with pytest.raises(InvalidInput):
