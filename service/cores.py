@@ -16,6 +16,8 @@ from service.errors import SetupError
 
 _HAS_MASKS = hasattr(os, "sched_setaffinity")
 _MASK: frozenset[int] = frozenset(os.sched_getaffinity(0)) if _HAS_MASKS else frozenset(range(os.cpu_count() or 1))
+_SEED = int.from_bytes(os.urandom(4))
+"""Chooses the core of `auto`, the same one throughout the process. Its id would not do: in containers all are alike."""
 _CGROUP = Path("/sys/fs/cgroup")
 _OWN = Path("/proc/self/cgroup")
 
@@ -52,14 +54,15 @@ def quota(cgroup: Path = _CGROUP, own: Path = _OWN) -> float:
     return min(found)
 
 
-def home(choice: str, mask: frozenset[int] = _MASK, cgroup: Path = _CGROUP) -> int | None:
+def home(choice: str, mask: frozenset[int] = _MASK, cgroup: Path = _CGROUP, seed: int = _SEED) -> int | None:
     """Return the core that `--pin` means; None: nothing is pinned.
 
     Args:
-        choice: a core's number, `off`, or `auto`: one of the mask, by the process's id so that several servers spread,
-            unless the cgroup's quota allows less than the mask holds: then the kernel must be free to move threads.
+        choice: a core's number, `off`, or `auto`: one of the mask, by the seed so that several servers spread, unless
+            the cgroup's quota allows less than the mask holds: then the kernel must be free to move threads.
         mask: the cores of this process.
         cgroup: where the quota is read.
+        seed: any number; each process has one of its own.
 
     Raises:
         SetupError: the core is none of this process.
@@ -67,13 +70,15 @@ def home(choice: str, mask: frozenset[int] = _MASK, cgroup: Path = _CGROUP) -> i
     if choice == "off" or not _HAS_MASKS:
         return None
     if choice == "auto":
-        return sorted(mask)[os.getpid() % len(mask)] if len(mask) <= quota(cgroup) else None
+        return sorted(mask)[seed % len(mask)] if len(mask) <= quota(cgroup) else None
     if int(choice) not in mask:
         raise SetupError(f"--pin {choice}: this process may use the cores {', '.join(map(str, sorted(mask)))}")
     return int(choice)
 
 
-def homes(choice: str, workers: int, mask: frozenset[int] = _MASK, cgroup: Path = _CGROUP) -> list[str]:
+def homes(
+    choice: str, workers: int, mask: frozenset[int] = _MASK, cgroup: Path = _CGROUP, seed: int = _SEED
+) -> list[str]:
     """Return what `--pin` is for each worker: a core of its own, as far apart as they go, or `off`.
 
     Args:
@@ -81,13 +86,14 @@ def homes(choice: str, workers: int, mask: frozenset[int] = _MASK, cgroup: Path 
         workers: how many there are; with more than there are cores, some share one.
         mask: see `home`.
         cgroup: see `home`.
+        seed: see `home`.
 
     Raises:
         SetupError: one core is named for all of them.
     """
     if choice not in {"auto", "off"}:
         raise SetupError(f"--pin {choice} is one core, and there are {workers} workers; use auto or off")
-    first = home(choice, mask, cgroup)
+    first = home(choice, mask, cgroup, seed)
     if first is None:
         return ["off"] * workers
     cores = sorted(mask)

@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 from math import inf
 from pathlib import Path
 
@@ -63,9 +65,28 @@ def test_quota_of_a_service(tmp_path: Path, own: str, files: dict[str, str], quo
     assert cores.quota(tmp_path / "fs", tmp_path / "own") == quota
 
 
-def test_auto_is_a_core_of_the_mask(tmp_path: Path) -> None:
-    """`auto` means a core of the mask, chosen by the process's id."""
-    assert cores.home("auto", FOUR, tmp_path) == sorted(FOUR)[os.getpid() % 4]
+@pytest.mark.parametrize(("seed", "core"), [(0, 2), (1, 3), (6, 6), (4_000_000_003, 7)])
+def test_auto_is_a_core_of_the_mask(tmp_path: Path, seed: int, core: int) -> None:
+    """`auto` means a core of the mask by the seed, so that processes of one id in two containers may differ."""
+    assert cores.home("auto", FOUR, tmp_path, seed) == core
+
+
+def test_auto_stays(tmp_path: Path) -> None:
+    """`auto` means the same core whenever a process asks."""
+    assert len({cores.home("auto", FOUR, tmp_path) for _ in range(20)}) == 1
+
+
+def test_the_seed_is_of_the_process() -> None:
+    """Processes have seeds of their own."""
+    command = [sys.executable, "-c", "from service import cores; print(cores._SEED)"]
+    said = {subprocess.run(command, capture_output=True, check=True, timeout=60).stdout for _ in range(3)}
+    assert len(said) > 1
+
+
+@pytest.mark.parametrize(("seed", "pins"), [(0, ["2", "6"]), (1, ["3", "7"]), (3, ["7", "3"])])
+def test_homes_by_the_seed(tmp_path: Path, seed: int, pins: list[str]) -> None:
+    """The workers of one server start at the core of the seed, and are spread from there."""
+    assert cores.homes("auto", 2, FOUR, tmp_path, seed) == pins
 
 
 def test_auto_pins_nothing_under_a_quota(tmp_path: Path) -> None:
