@@ -71,6 +71,10 @@ def tune(
     if write and provider_options:
         # a server that is given options takes nothing tuned, and one that is not has another default than was measured
         raise typer.BadParameter("--write stores what servers without options take", param_hint="--provider-options")
+    if write and max_batch_size < command.DEFAULT_BATCH:
+        # what is stored would be better than a default of smaller batches, which no server has
+        why = f"--write compares with the server's default, whose largest batch is {command.DEFAULT_BATCH}; try as many"
+        raise typer.BadParameter(f"{max_batch_size} is too small: {why}", param_hint="--max-batch-size")
     root, name = command.find_model(model, repository)
     wanted = kinds.Wanted(provider, provider_options, allow_unverified)
     task = command.Task(root, name, version, wanted, time_limit, max_batch_size)

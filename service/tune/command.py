@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from service import cores, hosts, looks, tuned
+from service.config import Settings
 from service.errors import ModelRejected, SetupError
 from service.graph import external_files, read_graph
 from service.looks import FILE
@@ -19,6 +20,7 @@ from service.tune.search import Choice, Outcome, Search
 from service.tune.settings import Goal, settings
 
 BUNDLED = Path(__file__).parents[1] / "bundled/models"
+DEFAULT_BATCH: int = Settings.model_fields["max_batch_size"].default
 VERSIONS = 3
 """The highest ones are tuned: as many as a server keeps."""
 AS_FAST = 0.9
@@ -46,7 +48,7 @@ class Task:
     wanted: kinds.Wanted = field(default_factory=kinds.Wanted)
     limit: float = 120.0
     max_batch_size: int = 64
-    default_batch: int = 32
+    default_batch: int = DEFAULT_BATCH
 
 
 @dataclass(frozen=True, slots=True)

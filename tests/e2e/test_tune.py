@@ -10,7 +10,7 @@ def test_tune_as_users_do(tmp_path: Path) -> None:
     """A short tuning of LeNet-5 prints a command line that serves; what --write stored, a server takes or has none."""
     shutil.copytree(BUNDLED / "lenet5-mnist", tmp_path / "models/lenet5-mnist")
     done = run(
-        *("tune", "lenet5-mnist", "--repository", "models", "--time-limit", "4", "--max-batch-size", "8"),
+        *("tune", "lenet5-mnist", "--repository", "models", "--time-limit", "4", "--max-batch-size", "32"),
         *("--write", "--json"),
         cwd=tmp_path,
     )
@@ -37,3 +37,6 @@ def test_what_there_is_not(tmp_path: Path) -> None:
     done = run("tune", "lenet5-mnist", "--provider", "cpu", "--provider-options", "thread=2", cwd=tmp_path)
     assert done.returncode == 2
     assert "'thread' is no option of cpu" in done.stderr
+    done = run("tune", "lenet5-mnist", "--max-batch-size", "8", "--write", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "8 is too small" in done.stderr

@@ -126,6 +126,13 @@ def test_options_are_not_stored(repository: Path) -> None:
         tune_command(str(repository / "linear"), provider="cpu", provider_options="spinning=true", write=True)
 
 
+def test_a_smaller_default_is_not_compared_with(repository: Path) -> None:
+    """With batches smaller than the server's own default --write is refused before anything is measured."""
+    with pytest.raises(typer.BadParameter, match="31 is too small: .*whose largest batch is 32; try as many") as caught:
+        tune_command(str(repository / "linear"), max_batch_size=31, write=True)
+    assert caught.value.param_hint == "--max-batch-size"
+
+
 def test_an_older_entry_stays_while_nothing_is_decided(repository: Path) -> None:
     """Where too little was measured to say that the default is best the older entry stays."""
     [result] = tune(repository, fake=runtime(OPENVINO, CPU), openvino=100, cpu=150)
