@@ -157,6 +157,7 @@ class Server:
         # gRPC's thread makes them, which is pinned: with its mask a model that is loaded later would have one core.
         self._control = ThreadPoolExecutor(4, thread_name_prefix="control", initializer=cores.unpin)
         self._changes = ThreadPoolExecutor(1, thread_name_prefix="repository", initializer=cores.unpin)  # takes minutes
+        self._statistics = ThreadPoolExecutor(1, thread_name_prefix="statistics", initializer=cores.unpin)  # waits too
         self._health = health.Health()
         self._health.set("", health.NOT_SERVING)
         deadlines = Deadlines()
@@ -192,7 +193,7 @@ class Server:
                 "ClassifyStream": self._streams.handler(classifier.ClassifyStream(own)),
             },
             inference.SERVICE: {
-                **protocol.handlers(self._calls, self._control, self._changes),
+                **protocol.handlers(self._calls, self._control, self._changes, self._statistics),
                 "ModelStreamInfer": self._streams.handler(ModelStream(self.repository)),
             },
             health.SERVICE: self._health.handlers(),
@@ -294,7 +295,7 @@ class Server:
         self.repository.close(self._settings.grace)
         self._stop_metrics()
         self._watch.stop()
-        for pool in (self._control, self._changes):
+        for pool in (self._control, self._changes, self._statistics):
             pool.shutdown(wait=False, cancel_futures=True)
         logs.info("stopped")
 

@@ -6,9 +6,11 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotYet
 from contextlib import contextmanager, suppress
 from itertools import count
 from multiprocessing.connection import Connection
+from queue import SimpleQueue
 from typing import Any
 
 from service import logs, metrics
@@ -36,6 +38,8 @@ from service.session import load_runtime
 from service.signals import StopSignals
 
 _NOBODY = "the supervisor of the workers is gone"
+_COUNTS_SECONDS = 2.0
+"""Most that one waits for what the others counted: an answer takes milliseconds, and who hangs is killed after ten."""
 
 
 class Colleagues:
@@ -44,11 +48,13 @@ class Colleagues:
     Args:
         pipe: to the supervisor.
         worker: the number of this one.
+        patience: most seconds to wait for `counts`.
     """
 
-    def __init__(self, pipe: Connection, worker: int) -> None:
+    def __init__(self, pipe: Connection, worker: int, patience: float = _COUNTS_SECONDS) -> None:
         self._pipe = pipe
         self._worker = worker
+        self._patience = patience
         self._sending = threading.Lock()
         self._numbers = count()
         self._asking = threading.Lock()
@@ -70,8 +76,13 @@ class Colleagues:
                 raise Unavailable(f"worker {worker}: {reply.error}")
 
     def counts(self, versions: Sequence[tuple[str, int]]) -> list[Counts]:
-        """Return what was counted of each version by all workers together."""
-        counted = [reply.value for reply in self._ask("counts", tuple(versions)).values() if reply.error is None]
+        """Return what was counted of each version by all workers together.
+
+        Raises:
+            Unavailable: one of them does not say it in time. What the others counted would be a sum that falls.
+        """
+        replies = self._ask("counts", tuple(versions), self._patience)
+        counted = [reply.value for reply in replies.values() if reply.error is None]
         return [together(parts) for parts in zip(*counted, strict=True)] or [Counts() for _ in versions]
 
     def tell(self, *, ready: bool, models: Sequence[str]) -> None:
@@ -96,17 +107,19 @@ class Colleagues:
                 return
 
     def answered(self, replies: Replies) -> None:
-        """Take what the supervisor answered."""
-        self._asked.pop(replies.number).set_result(replies.by_worker)
+        """Take what the supervisor answered; who asked may wait no more."""
+        waiting = self._asked.pop(replies.number, None)
+        if waiting is not None:
+            waiting.set_result(replies.by_worker)
 
     def gone(self) -> None:
         """Take note that nobody will answer any more, neither those who wait nor those who still come in the drain."""
         with self._asking:
             self._gone = True
-        for waiting in self._asked.values():
+        for waiting in list(self._asked.values()):
             waiting.set_exception(Unavailable(_NOBODY))
 
-    def _ask(self, question: Question, about: Any) -> dict[int, Reply]:  # noqa: ANN401 - see Ask
+    def _ask(self, question: Question, about: Any, most: float | None = None) -> dict[int, Reply]:  # noqa: ANN401 - see Ask
         number = next(self._numbers)
         waiting: Future[dict[int, Reply]] = Future()
         with self._asking:
@@ -114,7 +127,11 @@ class Colleagues:
                 raise Unavailable(_NOBODY)
             self._asked[number] = waiting
         self.send(Ask(number, question, about))
-        return waiting.result()
+        try:
+            return waiting.result(most)
+        except NotYet:
+            self._asked.pop(number, None)
+            raise Unavailable(f"not every worker said within {most:g} s what it counted; try again") from None
 
 
 class Worker:
@@ -134,6 +151,7 @@ class Worker:
         self._metrics = metrics.Metrics(most_labels=start.settings.metrics_labels, shared=True)
         self._server = Server(start.settings, metrics=self._metrics, colleagues=self._colleagues)
         self._changes = ThreadPoolExecutor(1, thread_name_prefix="changes")  # in the order they came, Listen too
+        self._answers: SimpleQueue[Pong | Reply] = SimpleQueue()
 
     def run(self) -> None:
         """Load, listen when told to, and drain in the end.
@@ -143,6 +161,7 @@ class Worker:
         """
         self._server.open(without=self._start.unloaded)
         threading.Thread(target=self._hear, name="supervisor", daemon=True).start()
+        threading.Thread(target=self._send_answers, name="answers", daemon=True).start()
         self._server.load()
         spare_collector()
         self._server.drain(delay=drain_delay(self._start.settings, self._stop.wait()))
@@ -166,7 +185,7 @@ class Worker:
                 case Stop(number):
                     self._stop.put(number)
                 case Ping():
-                    self._colleagues.send(Pong())
+                    self._answers.put(Pong())
                 case Replies():
                     self._colleagues.answered(message)
                 case Ask(_, question, _) if question in CHANGES:
@@ -191,7 +210,16 @@ class Worker:
         except Exception as raised:  # noqa: BLE001 - who asked must hear of it
             logs.failure("change failed", raised, about=ask.about)
             value, error = None, Unavailable("it failed; the log says why")
-        self._colleagues.send(Reply(ask.number, value, error))
+        self._answers.put(Reply(ask.number, value, error))
+
+    def _send_answers(self) -> None:
+        """Send what was asked for, one after the other; who hears goes on hearing meanwhile.
+
+        What was counted of 180 versions is more than the pipe holds: while its sender waits for the supervisor to read,
+        the supervisor, which sends before it reads, must not wait for this worker.
+        """
+        while True:
+            self._colleagues.send(self._answers.get())
 
     def _answer(self, ask: Ask) -> object:
         match ask.question:

@@ -71,13 +71,14 @@ class Inference:
         self._change = change
         self._counts = counts
 
-    def handlers(self, calls: Calls, control: Executor, changes: Executor) -> dict[str, Handler]:
+    def handlers(self, calls: Calls, control: Executor, changes: Executor, statistics: Executor) -> dict[str, Handler]:
         """Return the gRPC handler of each unary method by its name.
 
         Args:
             calls: what they belong to.
             control: runs what takes a while.
             changes: runs what changes the repository, which may take minutes.
+            statistics: runs what waits for other workers.
         """
         methods: dict[str, Callable[..., Message]] = {
             "ServerLive": self.server_live,
@@ -92,7 +93,11 @@ class Inference:
             "RepositoryModelUnload": self.repository_model_unload,
             **{name: partial(_refuse, f"{name}: {why}") for name, why in _UNSERVED.items()},
         }
-        pools = {"RepositoryModelLoad": changes, "RepositoryModelUnload": changes}
+        pools = {
+            "RepositoryModelLoad": changes,
+            "RepositoryModelUnload": changes,
+            "ModelStatistics": statistics,
+        }
         handlers = {
             name: calls.blocking(
                 handle,

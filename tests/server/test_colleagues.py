@@ -1,10 +1,11 @@
 """What a server tells those that share its port."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import grpc
 import pytest
 
 from service.config import Settings
@@ -12,7 +13,8 @@ from service.counts import Counts
 from service.rpc import health
 from service.rpc.inference import Change
 from service.server import Server
-from tests.fakes import Job
+from tests.conftest import Channel
+from tests.fakes import WAIT, Job
 from tests.loads import Loads
 
 
@@ -22,12 +24,15 @@ class Told:
     def __init__(self) -> None:
         self.heard: list[tuple[bool, list[str]]] = []
         self.loads: list[str] = []
+        self.counted = threading.Event()
+        self.counted.set()
 
     def change(self, change: Change, model: str) -> None:
         """Is asked by callers only."""
 
     def counts(self, versions: Sequence[tuple[str, int]]) -> list[Counts]:
-        """Return nothing counted."""
+        """Return nothing counted, once the test lets it."""
+        self.counted.wait(WAIT)
         return [Counts() for _ in versions]
 
     def tell(self, *, ready: bool, models: Sequence[str]) -> None:
@@ -53,7 +58,8 @@ def closed(tmp_path: Path, told: Told) -> Iterator[Server]:
     """Return a server of models a and b that has not looked at them."""
     for name in ("a", "b"):
         lay(tmp_path, name)
-    server = Server(Settings(repository=tmp_path, poll_seconds=0), load=Loads(), colleagues=told)
+    settings = Settings(repository=tmp_path, poll_seconds=0, host="127.0.0.1", grpc_port=0)
+    server = Server(settings, load=Loads(), colleagues=told)
     yield server
     server.drain(delay=0, refuse=0)
 
@@ -123,3 +129,18 @@ def test_unloaded_and_unreadable(closed: Server, tmp_path: Path) -> None:
     closed.open(without=["c"])
     closed.load()
     assert closed.ready()
+
+
+def test_counts_hold_nobody(server: Server, told: Told, channel: Channel) -> None:
+    """Callers who wait for what the others counted keep nobody from hearing that this server lives."""
+    server.load()
+    server.listen()
+    opened = channel(server)
+    told.counted.clear()
+    ask: Callable[[str], grpc.UnaryUnaryMultiCallable[bytes, bytes]] = opened.unary_unary
+    statistics = ask("/inference.GRPCInferenceService/ModelStatistics")
+    waiting = [statistics.future(b"", timeout=WAIT) for _ in range(8)]
+    assert ask("/inference.GRPCInferenceService/ServerLive")(b"", timeout=WAIT / 2)
+    assert not any(each.done() for each in waiting)
+    told.counted.set()
+    assert [each.result() for each in waiting]

@@ -1,4 +1,4 @@
-"""What a worker asks the others by way of its supervisor, when the supervisor is gone."""
+"""What a worker asks the others by way of its supervisor, when the supervisor is gone or does not answer."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -7,7 +7,7 @@ from multiprocessing.connection import Connection, Pipe
 
 import pytest
 
-from service.control import Ask
+from service.control import Ask, Replies
 from service.errors import Unavailable
 from service.worker import Colleagues
 from tests.fakes import WAIT
@@ -65,3 +65,23 @@ def test_asked_after_the_supervisor_went(pipe: tuple[Connection, Connection], ca
     colleagues.gone()
     with pytest.raises(Unavailable, match="supervisor"):
         called(call, colleagues).result(WAIT)
+
+
+def test_counts_that_never_come(pipe: tuple[Connection, Connection]) -> None:
+    """Who asks what the others counted is told in time that one of them does not say it."""
+    colleagues = Colleagues(pipe[1], 0, patience=0.01)
+    with pytest.raises(Unavailable, match=r"not every worker said within 0\.01 s what it counted"):
+        called(CALLS[0], colleagues).result(WAIT)
+
+
+def test_counts_that_come_too_late(pipe: tuple[Connection, Connection]) -> None:
+    """An answer for which nobody waits any more is let go, and the next one is taken."""
+    supervisor, worker = pipe
+    colleagues = Colleagues(worker, 0, patience=0.0)
+    with pytest.raises(Unavailable):
+        colleagues.counts([("linear", 1)])
+    colleagues.answered(Replies(supervisor.recv().number, {}))
+    outcome = called(CALLS[1], colleagues)
+    assert supervisor.poll(WAIT)
+    colleagues.answered(Replies(supervisor.recv().number, {}))
+    assert outcome.result(WAIT) is None

@@ -128,7 +128,9 @@ def test_options_are_not_stored(repository: Path) -> None:
 
 def test_a_smaller_default_is_not_compared_with(repository: Path) -> None:
     """With batches smaller than the server's own default --write is refused before anything is measured."""
-    with pytest.raises(typer.BadParameter, match="31 is too small: .*whose largest batch is 32; try as many") as caught:
+    with pytest.raises(
+        typer.BadParameter, match=r"31 is too small: .*whose largest batch is 32; try as many"
+    ) as caught:
         tune_command(str(repository / "linear"), max_batch_size=31, write=True)
     assert caught.value.param_hint == "--max-batch-size"
 
