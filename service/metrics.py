@@ -202,9 +202,12 @@ class Metrics:
         return version_metrics
 
     def _version_gone(self, key: tuple[str, int], version: "VersionMetrics") -> None:
-        """Show a version no more. One that was loaded anew is there before the one of the same number is gone."""
+        """Show a version no more. One that was loaded anew is there before the one of the same number is gone.
+
+        Its answers may still come: those of a stream are counted when their caller takes them.
+        """
         for aside in (version.answers, version.batches):
-            aside.flush()
+            aside.close()
             if aside in self._flush.asides:
                 self._flush.asides.remove(aside)
         latest = self._latest.get(key, version)

@@ -46,11 +46,12 @@ class Aside(Generic[Record]):
         self._fold = fold
         self._records: deque[Record] = deque()
         self._lock = threading.Lock()
+        self._most = MOST_RECORDS
 
     def add(self, record: Record) -> None:
         """Put a record aside."""
         self._records.append(record)
-        if len(self._records) >= MOST_RECORDS:
+        if len(self._records) >= self._most:
             self.flush()
 
     def flush(self) -> None:
@@ -59,3 +60,8 @@ class Aside(Generic[Record]):
             records = [self._records.popleft() for _ in range(len(self._records))]
             if records:
                 self._fold(records)
+
+    def close(self) -> None:
+        """Fold what is there, and from now on each record at once: nobody will flush any more."""
+        self._most = 1
+        self.flush()

@@ -240,3 +240,12 @@ def test_loaded_anew(sha256: str, shown: int, metrics: Metrics, version: Version
     anew.served(now=False)
     assert value(metrics, "queue_depth", version="3") == 0
     assert value(metrics, "model_info", **facts, sha256=sha256) == 0
+
+
+def test_an_answer_after_its_version_is_gone(metrics: Metrics, version: VersionMetrics) -> None:
+    """What a caller takes after its version was let go, as a slow one of a stream does, is counted."""
+    version.served(now=True)
+    version.served(now=False)
+    version.answer(decode=0.5, queue=0.25, inference=1.0, classes=[1], confidences=[0.9])
+    assert value(metrics, "predictions_total", label="class 1") == 1
+    assert metrics.counts("lenet5", 3).queue.count == 1
