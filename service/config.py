@@ -150,6 +150,14 @@ class Settings(BaseSettings):
     access_log: bool = Field(False, description="Log answered calls too, one line each; no messages of streams.")
     log_format: LogFormat = Field("console", description="Log lines for people (console) or for programs (json).")
 
+    @field_validator("repository", "tls_certificate", "tls_key", "tls_client_ca", "tokens_file", mode="before")
+    @classmethod
+    def _check_path(cls, given: object) -> object:
+        """Refuse what a shell makes of a variable that is not set: it would mean the current folder."""
+        if given == "":
+            raise PydanticCustomError("empty_path", "an empty path names nothing; name one, or leave the setting out")
+        return given
+
     @field_validator("provider_options")
     @classmethod
     def _check_options(cls, text: str, info: ValidationInfo) -> str:

@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 
 import pytest
 
@@ -6,6 +7,7 @@ from service.config import Settings, flag, load_settings, variable
 from service.errors import SetupError
 
 SETTINGS = sorted(Settings.model_fields)
+PATHS = [name for name in SETTINGS if Settings.model_fields[name].annotation == Path | None]
 
 # Setting, a value out of bounds, what the limit is called.
 OUT_OF_BOUNDS = [
@@ -78,6 +80,16 @@ def test_wrong_variable(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A wrong value in a variable is a SetupError that names the variable."""
     monkeypatch.setenv("SACCADE_QUEUE_SIZE", text)
     with pytest.raises(SetupError, match="SACCADE_QUEUE_SIZE"):
+        load_settings()
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_an_empty_path(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty path, as a flag or a variable, is a SetupError that names it: it does not mean the current folder."""
+    with pytest.raises(SetupError, match=rf"{flag(name)} \({variable(name)}\): an empty path names nothing"):
+        load_settings(**{name: ""})
+    monkeypatch.setenv(variable(name), "")
+    with pytest.raises(SetupError, match=rf"\({variable(name)}\): an empty path names nothing"):
         load_settings()
 
 
