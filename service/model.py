@@ -166,6 +166,7 @@ class Model:
 
     Attributes:
         queue_size: the most pictures that may wait, and so the most that one request may hold.
+        instances: how many sessions there are, each with a thread of its own.
     """
 
     def __init__(
@@ -185,7 +186,7 @@ class Model:
         self._shape, self._size = self.input.shape, self.input.picture
         self._bytes = math.prod(self._size)
         self.queue_size = options.queue_size
-        self._instances = len(sessions)
+        self.instances = len(sessions)
         self._max_pixels, self._budget = options.max_pixels, options.budget
         self._decoder = options.decoder or Decoder(cores.count(), cores.unpin)
         self._faults = 0
@@ -242,7 +243,7 @@ class Model:
     @property
     def most_calls(self) -> int:
         """How many calls there are when the queue is full and every instance runs its largest batch."""
-        return self.queue_size + self._instances * self.max_batch_size
+        return self.queue_size + self.instances * self.max_batch_size
 
     def classify(self, pictures: Sequence[Picture], *, top_k: int = 0, deadline: float | None = None) -> Answer:
         """Return the most probable categories of each picture; for callers with a thread to wait on.
@@ -300,7 +301,7 @@ class Model:
         request = _Request(self, ticket, k, on_done)
         if raw:
             # Many pictures, and several instances, are better run beside the thread that brings more of them.
-            here = self._one_core or (len(pictures) == self._instances == 1)
+            here = self._one_core or (len(pictures) == self.instances == 1)
             request.queue(lambda: self._samples(pictures, deadline), alone=alone, later=later if here else None)
             return request.leave
 

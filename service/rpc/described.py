@@ -47,7 +47,7 @@ def configuration(model: Model, settings: Settings) -> model_config_pb2.ModelCon
     """Return how a model is set up, as Triton would say it."""
     taken, given = tensors_of(model)
     group = model_config_pb2.ModelInstanceGroup
-    on_cpu = model.facts.provider == "cpu"
+    kind = group.KIND_CPU if model.facts.device == "CPU" else group.KIND_GPU  # OpenVINO has either
     return model_config_pb2.ModelConfig(
         name=model.facts.name,
         platform=PLATFORM,
@@ -62,7 +62,7 @@ def configuration(model: Model, settings: Settings) -> model_config_pb2.ModelCon
             )
         ],
         output=[model_config_pb2.ModelOutput(name=given.name, data_type=_TYPES[given.datatype], dims=given.shape[1:])],
-        instance_group=[group(name=model.facts.provider, count=1, kind=group.KIND_CPU if on_cpu else group.KIND_GPU)],
+        instance_group=[group(name=model.facts.provider, count=model.instances, kind=kind)],
         default_model_filename=FILE,
         dynamic_batching=model_config_pb2.ModelDynamicBatching(
             max_queue_delay_microseconds=round(settings.queue_delay_ms * 1000),
