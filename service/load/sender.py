@@ -25,6 +25,8 @@ GRACE = 1.0
 """Seconds that calls are waited for after an interruption; those that waited longer by then are counted."""
 PAUSE = 0.02
 """Seconds before a caller of a closed loop asks again after a failure: a server that is gone fails in no time."""
+DEAF = 0.05
+"""Seconds before a call in which nobody is told to stop: a sleep that can be ended costs time and ends less exactly."""
 
 Ended = Callable[[str, str], None]
 """Told once when a call ends: its status (OK or another) and the server's message."""
@@ -113,11 +115,18 @@ class Sender:
             if due >= self._end or self._stopped.is_set():
                 await self._sleep(self._end)
                 return
-            await asyncio.sleep(max(0.0, due - self._clock()))  # also where it is late: answers need the loop too
+            await self._until(due)
             if not self._stopped.is_set():
                 if due >= self._start:
                     self._outcome.late.append(max(0, round((self._clock() - due) * 1e6)))
                 self._send(due)
+
+    async def _until(self, due: float) -> None:
+        """Sleep until a call is due, or until told to stop."""
+        if due - self._clock() > DEAF:
+            await self._sleep(due - DEAF)
+        if not self._stopped.is_set():
+            await asyncio.sleep(max(0.0, due - self._clock()))  # also where it is late: answers need the loop too
 
     async def _sleep(self, until: float) -> None:
         """Sleep until a moment, or until told to stop."""

@@ -172,6 +172,23 @@ def test_interrupt_ends_the_wait_for_the_last_answers() -> None:
     assert outcome.failed[UNANSWERED] == pytest.approx(950, abs=1)
 
 
+@pytest.mark.parametrize("after", [5.0, 99.96])
+def test_interrupt_ends_the_wait_for_the_next_call(after: float) -> None:
+    """A load whose next call is due in a minute and a half ends at once when it is stopped."""
+    wire, later = FakeWire(SERVICE), list[str]()
+
+    def stop(sender: Sender) -> None:
+        stopped_after(after)(sender)
+        asyncio.get_running_loop().call_later(after + 0.1, later.append, "it still waits")
+
+    load = Load("", "", b"", 1, 600.0, 0.0, rate=0.01, arrivals="constant")
+    outcome = measure(load, wire, stop)
+    assert not later
+    assert outcome.interrupted
+    assert outcome.seconds == pytest.approx(after)
+    assert len(wire.sent) == 1
+
+
 def test_client_that_is_late_says_so() -> None:
     """Calls that the client could not send before their deadline are counted as not sent."""
 
