@@ -190,30 +190,9 @@ def models(*, connection: "Connection", timeout: Timeout = 10.0, as_json: Json =
     if as_json:
         _print_json([asdict(entry) for entry in entries])
         return
-    from rich.console import Console
-    from rich.table import Table
+    from service import listed
 
-    table = Table("model", "version", "state", "runs on", "verified", "input", "classes", "accuracy")
-    for entry in entries:
-        table.add_row(
-            f"{entry.name} *" if entry.default else entry.name,
-            entry.version,
-            entry.state,
-            f"{entry.provider} {entry.precision}".strip(),
-            "yes" if entry.verified else "no",
-            f"{entry.height}x{entry.width}x{entry.channels}" if entry.height else "",
-            str(len(entry.labels) or ""),
-            f"{entry.accuracy:.2%}" if entry.accuracy else "",
-        )
-    console = Console()
-    console.print(table)
-    for entry in entries:
-        if entry.reason:
-            console.print(
-                f"{entry.name} {entry.version}: {entry.reason}", markup=False, highlight=False, soft_wrap=True
-            )
-    if any(entry.default for entry in entries):
-        console.print("* answers requests that name no model")
+    listed.print_table(entries)
 
 
 @app.command(add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})

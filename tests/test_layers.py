@@ -64,11 +64,11 @@ SERVER = [
     ["service.tune.show"],
     ["service.tune.cli"],
     ["service.load"],
-    ["service.classify"],
+    ["service.classify", "service.listed"],
     ["service.cli"],
     ["service.__main__"],
 ]
-BOTH_SIDES = {"service.__main__", "service.classify", "service.cli"}
+BOTH_SIDES = {"service.__main__", "service.classify", "service.cli", "service.listed"}
 """Rooms of the server's layers that may use the client too."""
 CLIENT = [
     ["service.errors", "service.rpc.pb", "service.image", "service.manifest"],
