@@ -145,7 +145,7 @@ def print_table(found: Sequence[Row], top_k: int) -> None:
     names = {f"{row.model} version {row.version}" for row in found if not row.error}
     table = Table("picture", *(f"{place}." for place in range(1, places + 1)), title=", ".join(sorted(names)) or None)
     for row in found:
-        cells = [f"[red]{row.error}[/red]"] if row.error else [_cell(category) for category in row.categories]
+        cells = [f"[red]{escape(row.error)}[/red]"] if row.error else [_cell(category) for category in row.categories]
         name = row.picture if len(row.picture) <= _NAME else "…" + row.picture[1 - _NAME :]
         table.add_row(escape(name), *cells)
     Console().print(table)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from service.classify import Row, pictures, rows
+from service.classify import Row, pictures, print_table, rows
 from service.client import Category
 from service.errors import DeadlineExceeded, InferenceFailed, NotAllowed, Overloaded, SaccadeError, SetupError
 
@@ -63,3 +63,9 @@ def test_a_folder_with_folders(tmp_path: Path) -> None:
         (tmp_path / "album" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "album" / name).touch()
     assert pictures([tmp_path / "album"]) == [tmp_path / "album/a/c.JPG", tmp_path / "album/b.png"]
+
+
+def test_an_error_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    """Brackets in an error, as around an address, are no markup and are shown."""
+    print_table([Row("one.png", error="[fd00::5]:8001: no [/red] answer")], top_k=1)
+    assert "[fd00::5]:8001: no [/red] answer" in capsys.readouterr().out
