@@ -1,6 +1,7 @@
 """Options that several commands share: how to reach a server."""
 
 import inspect
+import re
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -8,9 +9,12 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from service.errors import SetupError
+from service.errors import SaccadeError, SetupError
 
 Result = TypeVar("Result")
+
+_NOBODY = re.compile(r"failed to connect to all addresses.*(refused|timed out|unreachable|no route|no such file)", re.I)
+"""What gRPC says where nobody listens; beside TLS that does not fit, where somebody does."""
 
 _OPTIONS: dict[str, tuple[object, object]] = {
     "address": (
@@ -40,7 +44,10 @@ _OPTIONS: dict[str, tuple[object, object]] = {
 
 
 def with_connection(command: Callable[..., Result]) -> Callable[..., Result]:
-    """Give a command the options of a connection in place of its keyword parameter `connection: Connection`."""
+    """Give a command the options of a connection in place of its keyword parameter `connection: Connection`.
+
+    Where no server is reached its error says what to do next.
+    """
     signature = inspect.signature(command)
     parameters = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
@@ -59,7 +66,14 @@ def with_connection(command: Callable[..., Result]) -> Callable[..., Result]:
             connection = Connection(addresses, **fields)  # type: ignore[arg-type]
         except SetupError as error:
             raise typer.BadParameter(str(error)) from None
-        return command(*arguments, **given, connection=connection)
+        try:
+            return command(*arguments, **given, connection=connection)
+        except SaccadeError as error:
+            if not _NOBODY.search(str(error)):
+                raise
+            local = "; --local needs none" if "local" in signature.parameters else ""
+            hint = f"is `saccade serve` running there? --address names another server{local}"
+            raise SaccadeError(f"{error}; {hint}") from None
 
     shown = [*others[:at], *parameters, *others[at + 1 :]]
     run.__signature__ = signature.replace(parameters=shown)  # type: ignore[attr-defined]

@@ -226,5 +226,6 @@ def _call(connection: Connection, method: str, request: Any, reply: Any) -> Any:
         try:
             return send(request, timeout=_SECONDS, metadata=connection.metadata() or None)
         except grpc.RpcError as error:
-            where = connection.addresses[0]
-            raise SetupError(f"{where}: {error.code().name}: {error.details()} (models are named by --model)") from None
+            where, code = connection.addresses[0], error.code()
+            hint = "" if code is grpc.StatusCode.UNAVAILABLE else " (models are named by --model)"
+            raise SetupError(f"{where}: {code.name}: {error.details()}{hint}") from None

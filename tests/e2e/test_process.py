@@ -108,6 +108,8 @@ def test_models_command(repository: Path) -> None:
         (["nonsense"], 2, "nonsense"),
         (["classify", "nowhere.png"], 2, "nowhere.png"),
         (["models", "--address", "127.0.0.1:1", "--timeout", "0.3"], 1, "127.0.0.1:1"),
+        (["classify", "--address", "127.0.0.1:1", "--timeout", "0.3"], 1, "--local needs none"),
+        (["bench", "oip://127.0.0.1:1"], 1, "is `saccade serve` running there? --address names another server"),
         (["train", "nothing"], 1, "lenet5-digits"),
         (["export", "."], 1, "saccade train"),
         (["export", "--help"], 0, "saccade export resnet50 --weights resnet50.pth"),
