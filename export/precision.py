@@ -19,7 +19,7 @@ from export.tries import Quantise, Setting, Tries, Try, Wanted, calibration_pixe
 from service.errors import ModelRejected, SetupError
 from service.manifest import GoldenSample, Manifest, Verdict, golden_sample, sha256
 from service.providers import Provider
-from service.selftest import TOLERANCE
+from service.scores import TOLERANCE
 from service.session import candidates
 
 REPORT = "report.json"

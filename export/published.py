@@ -16,7 +16,7 @@ from export.onnx_export import export_graph, write_manifest
 from service import image
 from service.errors import SetupError
 from service.manifest import Manifest, Preprocessing, golden_sample, sha256
-from service.selftest import TOLERANCE
+from service.scores import TOLERANCE
 
 SAMPLES = 4
 """Golden samples: a picture takes VGG-19 half a second of two cores, here and at every start of a server."""

@@ -10,12 +10,8 @@ from service.manifest import Manifest
 from service.model import Options, Pixels, Probabilities
 from service.normalise import Normalise
 from service.providers import Computed
-from service.scores import check_probabilities
+from service.scores import TOLERANCE, check_probabilities
 from service.session import Session
-
-TOLERANCE: dict[Computed, float] = {"fp32": 1e-4, "tf32": 5e-3, "fp16": 5e-3, "bf16": 3e-2, "int8": 3e-2}
-"""Largest difference from a golden sample's probabilities. fp32 differs by 2e-8 between batch sizes and by up to 1e-5
-between providers; a broken kernel, a wrong channel order or a wrong file differ by tenths."""
 
 
 def on_pixels(session: Session, manifest: Manifest) -> Callable[[Pixels], Probabilities]:

@@ -186,7 +186,8 @@ class FakeSession:
             raise self.runtime.misuse("two threads run one session at once")
         try:
             self.runs.append(Run(len(batch), graph, threading.get_ident()))
-            return self.runtime.answers.get(self.given[0], self.runtime.answer)(batch)
+            answer = self.runtime.answers.get(self.given[0], self.runtime.answer)
+            return (answer if graph is None else self.runtime.replayed or answer)(batch)
         finally:
             self._busy.release()
 
@@ -203,6 +204,7 @@ class FakeRuntime:
         gpus: how many there are.
         nodes: by provider, how many nodes it runs.
         answers: by provider, where one gives something else.
+        replayed: what a recorded graph gives, where that is something else.
     """
 
     def __init__(
@@ -216,10 +218,12 @@ class FakeRuntime:
         gpus: int = 1,
         nodes: Mapping[str, int] | None = None,
         answers: Mapping[str, Answer] | None = None,
+        replayed: Answer | None = None,
     ) -> None:
         self.answer, self.inputs, self.outputs = answer, inputs, outputs
         self.built = list(built)
         self.loads, self.gpus, self.nodes, self.answers = loads, gpus, nodes or {}, answers or {}
+        self.replayed = replayed
         self.misused = list[str]()
         self.sessions = list[FakeSession]()
         self.OrtValue = SimpleNamespace(

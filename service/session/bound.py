@@ -69,22 +69,34 @@ class Bound:
         """Give up the buffers of all other sizes."""
         self._buckets = {bucket: self._buckets[bucket] for bucket in buckets}
 
-    def take_over(self) -> None:
-        """Say that the calling thread serves from now on, and record every bucket's graph on it."""
+    def take_over(self) -> dict[int, tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
+        """Say that the calling thread serves from now on, and record every bucket's graph on it.
+
+        Returns:
+            By bucket, what the same samples give without its graph, and when it is replayed; nothing without graphs.
+            They are others than it was recorded with, so that a graph that does not see its input shows.
+        """
         self._thread = threading.get_ident()
+        found = {}
         for size, buffers in self._buckets.items():
-            self(buffers.host[:size])
-            self(buffers.host[:size])  # the first run records, the second shows that it can be replayed
+            samples = self._taken.generated(size, seed=1)
+            plain = self._run(buffers, samples, self._plain)
+            self._run(buffers, self._taken.generated(size), buffers.graph)  # records
+            found[size] = plain, self._run(buffers, samples, buffers.graph)
+        return found if self._graphs else {}
 
     def __call__(self, batch: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return what the graph gives for a batch [N, ...], N at most the largest bucket, as an array of its own."""
+        buffers = self._buckets[min(bucket for bucket in self._buckets if bucket >= len(batch))]
+        mine = self._thread == threading.get_ident()
+        return self._run(buffers, batch, buffers.graph if mine else self._plain)
+
+    def _run(self, buffers: _Buffers, batch: npt.NDArray[Any], options: Any) -> npt.NDArray[Any]:  # noqa: ANN401 - RunOptions
         size = len(batch)
-        buffers = self._buckets[min(bucket for bucket in self._buckets if bucket >= size)]
         buffers.host[:size] = batch
         buffers.host[size:] = 0
         buffers.taken.update_inplace(buffers.host)
-        mine = self._thread == threading.get_ident()
-        self._session.run_with_iobinding(buffers.binding, buffers.graph if mine else self._plain)
+        self._session.run_with_iobinding(buffers.binding, options)
         given: npt.NDArray[Any] = buffers.given.numpy()
         return given[:size]
 

@@ -9,13 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from service import cores, scores, tensors
+from service.errors import ModelRejected
 from service.manifest import Precision, Scores
 from service.providers import Provider, ProviderOptions
 from service.session import runtime
 from service.session.bound import Bound
 from service.session.nvidia import HostMemory
 from service.session.opening import Create, open_model
-from service.session.plan import Wanted
+from service.session.plan import Wanted, computed
 from service.tensors import Expected
 
 _LONG = 0.1
@@ -77,6 +78,7 @@ class Session:
         self._session, self._plan, self.about = open_model(
             model, provider, options, wanted, create=create, onnxruntime=onnxruntime
         )
+        self._computed = computed(precision, self.about.floats)
         self.input, self._fixed, self.assumed = tensors.read_input(self._session.get_inputs(), expected)
         output, classes = tensors.read_output(self._session.get_outputs())
         self._names = ([output], self.input.name)  # asked once: each time costs 3 us
@@ -120,15 +122,24 @@ class Session:
         """Make the calling thread the one that serves: where CUDA graphs are on it records them, which takes a while.
 
         Raises:
+            ModelRejected: a graph gives something else than the same work without it, which is what was self-tested.
             Exception: whatever the provider raises where it cannot.
         """
-        if self._bound is not None:
-            self._bound.take_over()
+        if self._bound is None:
+            return
+        limit = scores.TOLERANCE[self._computed]
+        for bucket, given in self._bound.take_over().items():
+            plain, replayed = [self._probabilities(scores.rows_of(each)) for each in given]
+            apart = float(np.abs(replayed - plain).max())
+            if not apart <= limit:  # NaN too
+                raise ModelRejected(
+                    f"its CUDA graph of {bucket} pictures is {apart:.2g} from the probabilities without it; the limit "
+                    f"for {self._computed} is {limit:.2g} (graphs=off serves it without)"
+                )
 
     def run(self, batch: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Return the probabilities [N, classes] of N samples, each as `input` says."""
-        rows = self._rows(batch)
-        return scores.softmax(rows) if self._logits else rows
+        return self._probabilities(self._rows(batch))
 
     def warm_up(self, clock: Callable[[], float] = time.perf_counter) -> dict[int, float]:
         """Run every bucket on generated samples; return the seconds that a batch of each takes.
@@ -150,6 +161,10 @@ class Session:
                 self.run(batch)
                 seconds[bucket] = clock() - started
         return seconds
+
+    def _probabilities(self, rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return the probabilities [N, classes] of the rows that the graph gives."""
+        return scores.softmax(rows) if self._logits else rows
 
     def _rows(self, batch: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Return what the graph gives for N samples as rows [N, classes]."""

@@ -10,7 +10,7 @@ from export import architectures, drawn, presets, published
 from export.publish import publish
 from export.verify import decoded
 from service import image
-from service.selftest import TOLERANCE
+from service.scores import TOLERANCE
 from tests.conftest import Connect, StartServer
 from tests.networks import lively
 

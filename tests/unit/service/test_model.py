@@ -28,8 +28,8 @@ from service.metrics import Metrics
 from service.model import WHOLE_ROWS, Facts, Model, Options, Picture
 from service.model import Answer as ModelAnswer
 from service.providers import ProviderChoice
-from service.scores import Best, best_of, joined
-from service.selftest import TOLERANCE, self_test
+from service.scores import TOLERANCE, Best, best_of, joined
+from service.selftest import self_test
 from service.session import Session
 from tests.fakes import WAIT, HeldSession, Job
 from tests.onnx_models import LABELS, SPEC, pictures, probabilities, weights, write_model

@@ -13,7 +13,7 @@ from service.session import Session
 from service.session.bound import Bound
 from service.session.nvidia import HostMemory
 from service.tensors import Tensor
-from tests.fake_ort import CPU, CUDA, TENSORRT, FakeRuntime, FakeSession, Misuse, Port
+from tests.fake_ort import CPU, CUDA, TENSORRT, Answer, FakeRuntime, FakeSession, Misuse, Port
 from tests.fakes import Job
 from tests.onnx_models import LABELS, pictures, probabilities, weights, write_model
 
@@ -90,6 +90,43 @@ def test_graphs_are_of_the_serving_thread(runtime: Make) -> None:
     assert under.runs[-1].graph == 4
     session.run(pictures(3))
     assert under.runs[-1].graph is None
+
+
+def zeros(batch: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Answer as memory does that nobody wrote to."""
+    return np.zeros((len(batch), len(LABELS)), np.float32)
+
+
+def missing(batch: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Answer with no numbers."""
+    return np.full((len(batch), len(LABELS)), np.nan, np.float32)
+
+
+class Stale:
+    """Answers every batch of a size as the first one."""
+
+    def __init__(self) -> None:
+        self._first = dict[int, npt.NDArray[Any]]()
+
+    def __call__(self, batch: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Answer."""
+        return self._first.setdefault(len(batch), right(batch))
+
+
+@pytest.mark.parametrize("replayed", [zeros, missing, Stale()], ids=["zeros", "missing", "stale"])
+def test_a_graph_that_is_wrong(replayed: Answer, runtime: Make) -> None:
+    """A graph that gives something else than the work that was self-tested, or does not see its input, is refused."""
+    session, _ = open_on(runtime(replayed=replayed))
+    session.warm_up()
+    with pytest.raises(ModelRejected, match=r"its CUDA graph of 1 pictures is .* the limit for fp32 is 0\.0001"):
+        session.take_over()
+
+
+def test_no_graph_to_be_wrong(runtime: Make) -> None:
+    """Without graphs there is nothing to compare."""
+    session, under = open_on(runtime(replayed=zeros), options=CudaOptions(graphs="off"))
+    session.take_over()
+    assert {run.graph for run in under.runs} == {None}
 
 
 def test_addresses_stay(runtime: Make) -> None:
