@@ -58,7 +58,7 @@ def evaluate(
 
         saccade evaluate lenet5-digits --repository models
 
-        saccade evaluate lenet5-mnist --data idx --data-folder mnist --split validation
+        saccade evaluate lenet5-mnist --data-folder mnist --split validation
 
         saccade evaluate models/digits/2 --compare models/digits/1 --output reports/2-against-1
 

@@ -25,6 +25,8 @@ from service.session import Session, candidates
 Split = Literal["train", "validation", "test", "all"]
 
 BATCH = 32
+_IDX = {"idx", "mnist", "fashion-mnist"}
+"""Data sets of one form of files, which all may be read as `idx`."""
 _FEW = 5
 """How many names an error lists."""
 
@@ -178,7 +180,7 @@ def _seen(manifest: Manifest, source: Data, name: str, part: Part) -> list[str]:
     trained_on = manifest.recipe.get("data")
     if trained_on is None:
         return ["the manifest does not say what the model was trained on: it may have been these pictures"]
-    if trained_on != name:
+    if trained_on != name and not ("idx" in {trained_on, name} and {trained_on, name} <= _IDX):
         return []
     found = []
     if part.split in {"train", "all"}:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from export import examples
+from export import examples, recipes
 from service import image
 from service.manifest import read_manifest
 from service.server import BUNDLED, BUNDLED_DEFAULT
@@ -35,6 +35,16 @@ def test_bundled_resnet_says_what_it_is() -> None:
     assert manifest.accuracy is not None
     assert manifest.accuracy > 0.895
     assert len(manifest.golden_samples) >= 4
+
+
+@pytest.mark.parametrize("path", sorted(BUNDLED.glob("*/*/model.onnx")), ids=lambda path: path.parent.parent.name)
+def test_bundled_by_a_recipe(path: Path) -> None:
+    """A bundled model says the recipe that is listed, all its fields, and what was measured on its validation split."""
+    manifest = read_manifest(path)
+    recipe = recipes.find(str(manifest.recipe["name"]))
+    assert {**recipe.fields(), "precision": manifest.recipe["precision"]} == manifest.recipe
+    assert manifest.evaluation is not None
+    assert manifest.evaluation.accuracy == manifest.accuracy
 
 
 def test_bundled_models_are_all_served(tmp_path: Path) -> None:

@@ -80,6 +80,14 @@ def test_training_pictures_are_told() -> None:
     assert "trained on pictures of this part" in said
 
 
+@pytest.mark.parametrize(("trained_on", "name"), [("idx", "mnist"), ("mnist", "idx")])
+def test_the_same_files_by_another_name(trained_on: str, name: str) -> None:
+    """MNIST's files are MNIST's where they are read as `idx` too: its training part is told."""
+    manifest = MANIFEST.model_copy(update={"recipe": {"data": trained_on, "seed": 3}})
+    [said] = measure.doubts(manifest, DRAWN, name, measure.choose(DRAWN, "train", 3))
+    assert "trained on pictures of this part" in said
+
+
 def test_another_seed_is_told() -> None:
     """A part of a split by another seed than the recipe's gives a warning with both seeds."""
     [said] = measure.doubts(MANIFEST, DRAWN, "idx", measure.choose(DRAWN, "test", 0))
