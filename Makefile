@@ -51,6 +51,7 @@ lock: $(VENV)/.dev  ## write the lock files of the container images from pyproje
 
 bundled: $(VENV)/.train  ## train the bundled models on MNIST=FOLDER and CIFAR10=FOLDER and draw the example pictures
 	@$(if $(and $(MNIST),$(CIFAR10)),,echo "say where the data are: make bundled MNIST=FOLDER CIFAR10=FOLDER"; exit 1)
+	rm -rf runs/lenet5-mnist runs/resnet20-cifar10-muon runs/resnet20-cifar10-first runs/resnet20-cifar10-taught
 	$(BIN)/saccade train lenet5-mnist --data-folder $(MNIST)
 	$(BIN)/saccade train resnet20-cifar10-muon --data-folder $(CIFAR10)
 	$(BIN)/saccade train resnet20-cifar10-muon --data-folder $(CIFAR10) --epochs 80 --set label_smoothing=0 --set cutout=0 \

@@ -77,6 +77,7 @@ def train(
     """
     need_extra()
     from export import recipes, settings
+    from export.finetune import check_own
 
     if not recipe:
         _list(as_json)
@@ -93,6 +94,7 @@ def train(
     given = [f"{name}={value}" for name, value in named.items() if value is not None and value != ""]
     chosen = settings.change(recipes.find(recipe), [*given, *(fields or [])])
     run = run or Path("runs") / chosen.name
+    check_own(chosen, run, resume=resume)
     _refuse_to_lose(run, resume=resume)
     if download:
         _download(chosen, data_folder, quiet=as_json)
@@ -186,7 +188,7 @@ def _refuse_to_lose(run: Path, *, resume: bool) -> None:
 
     there = "" if resume else held(run)
     if there:
-        raise SetupError(f"{run} holds {there}, give another folder by --run, or delete {run} to start anew")
+        raise SetupError(f"{run} holds {there} give another folder by --run, or delete {run} to start anew")
 
 
 def _list(as_json: bool) -> None:  # noqa: FBT001 - passed on from the option

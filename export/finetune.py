@@ -60,6 +60,20 @@ def doubts(recipe: Recipe) -> list[str]:
     return found
 
 
+def check_own(recipe: Recipe, own: Path, *, resume: bool = False) -> None:
+    """Refuse to start or to learn from a run in this one's own folder: its first epoch would overwrite it.
+
+    Raises:
+        SetupError: names the field and the folder.
+    """
+    named = [("teacher", path) for path in teacher.folders(recipe.teacher)]
+    if recipe.start and not resume:  # a resumed one has its weights
+        named.append(("start", Path(recipe.start)))
+    for field, path in named:
+        if path.resolve() in {own.resolve(), (own / checkpoint.FILE).resolve()}:
+            raise SetupError(f"{field} names {path}, the folder of this run itself; name another by --run")
+
+
 def head_of(network: nn.Module) -> str:
     """Return the name of the last layer with weights of its own: what maps features to classes."""
     with_weights: list[str] = [

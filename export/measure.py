@@ -180,8 +180,11 @@ def _seen(manifest: Manifest, source: Data, name: str, part: Part) -> list[str]:
     trained_on = manifest.recipe.get("data")
     if trained_on is None:
         return ["the manifest does not say what the model was trained on: it may have been these pictures"]
-    if trained_on != name and not ("idx" in {trained_on, name} and {trained_on, name} <= _IDX):
-        return []
+    count = f"{len(source.train):,} pictures"
+    if trained_on != name:
+        renamed = "idx" in {trained_on, name} <= _IDX
+        if not (renamed and manifest.data.partition(", ")[2].startswith(count)):
+            return []
     found = []
     if part.split in {"train", "all"}:
         found.append(f"the model was trained on pictures of this part (--split {part.split})")
@@ -190,8 +193,8 @@ def _seen(manifest: Manifest, source: Data, name: str, part: Part) -> list[str]:
             f"the model's data were split by seed {seed_of(manifest)}, these by seed {part.seed}: "
             "it may have been trained on pictures of this part"
         )
-    said = f"{source.name}, {len(source.train):,} pictures"
-    if not manifest.data.startswith(said):
+    said = f"{source.name}, {count}"
+    if trained_on == name and not manifest.data.startswith(said):
         found.append(
             f"the manifest says it was trained on {manifest.data!r}; to this split it would be {said!r}, "
             "so that training pictures may be in this part"

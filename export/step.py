@@ -188,7 +188,7 @@ def _optimizer(recipe: Recipe, model: Classifier) -> torch.optim.Optimizer:
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             # Norms and biases are vectors, those of the paper's LeNet-5 of shape [1, maps, 1, 1].
-            decay = recipe.weight_decay if parameter.numel() > max(parameter.shape) else 0.0
+            decay = recipe.weight_decay if parameter.squeeze().ndim > 1 else 0.0
             share = 1.0 if name.startswith(head) else recipe.body_rate
             groups.setdefault((decay, share), []).append(parameter)
     listed: list[dict[str, Any]] = [

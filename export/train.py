@@ -73,7 +73,7 @@ def train(
         SetupError: recipe and data do not fit each other, or there is no such run to resume.
     """
     told, among = told or Told(), among or processes.alone()
-    _check_own(recipe, folder, resume=resume)
+    finetune.check_own(recipe, folder, resume=resume)
     best, steps, images = _begin(recipe, data, among)
     pictures, labels = torch.from_numpy(images), torch.from_numpy(data.train.labels)
     if pictures.nbytes <= ON_DEVICE:
@@ -105,16 +105,6 @@ def train(
         if among.first and epochs:
             run.draw_curves(folder, epochs, recipe.name)
     return checkpoint.load(folder) if among.first else best
-
-
-def _check_own(recipe: Recipe, own: Path, *, resume: bool) -> None:
-    """Refuse to start or to learn from a run in this one's own folder: its first epoch would overwrite it."""
-    named = [("teacher", path) for path in teacher.folders(recipe.teacher)]
-    if recipe.start and not resume:  # a resumed one has its weights
-        named.append(("start", Path(recipe.start)))
-    for field, path in named:
-        if path.resolve() in {own.resolve(), (own / checkpoint.FILE).resolve()}:
-            raise SetupError(f"{field} names {path}, the folder of this run itself; name another by --run")
 
 
 def _begin(recipe: Recipe, data: Data, among: Processes) -> tuple[Checkpoint, Steps, npt.NDArray[np.uint8]]:

@@ -309,11 +309,7 @@ class Model:
             request.check()
             return self._pixels(number, pictures[number], deadline)
 
-        try:
-            self._decoder.submit(sizes, decode, request.decoded)
-        except Exception:
-            with ticket:  # gives the places back, if nobody has
-                raise
+        self._decoder.submit(sizes, decode, request.decoded)
         return request.leave
 
     def drain(self, seconds: float) -> None:

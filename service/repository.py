@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from service import logs, looks
@@ -161,6 +162,7 @@ class Repository:
                     f"served are: {self._versions.names()}"
                 )
             self._unloaded.discard(name)
+            self._seen = replace(self._seen, models={**self._seen.models, name: found})
             self._switch.settle(name, found, seconds, again=True)
             self._check_stopped()  # in the meantime: what had not begun was not loaded
         newest = self._versions.get(name, max(found))

@@ -39,7 +39,7 @@ from service.signals import StopSignals
 
 _NOBODY = "the supervisor of the workers is gone"
 _COUNTS_SECONDS = 2.0
-"""Most that one waits for what the others counted: an answer takes milliseconds, and who hangs is killed after ten."""
+"""Most that one waits for what the others counted: an answer takes milliseconds; who hangs is killed, but later."""
 
 
 class Colleagues:
@@ -59,6 +59,7 @@ class Colleagues:
         self._numbers = count()
         self._asking = threading.Lock()
         self._asked: dict[int, Future[dict[int, Reply]]] = {}
+        self._late: Future[dict[int, Reply]] | None = None
         self._gone = False
 
     def change(self, change: Change, model: str) -> None:
@@ -81,6 +82,9 @@ class Colleagues:
         Raises:
             Unavailable: one of them does not say it in time. What the others counted would be a sum that falls.
         """
+        late = self._late
+        if late is not None and not late.done():  # asked again and again, one that hangs would fill its pipe
+            raise self._not_said()
         replies = self._ask("counts", tuple(versions), self._patience)
         counted = [reply.value for reply in replies.values() if reply.error is None]
         return [together(parts) for parts in zip(*counted, strict=True)] or [Counts() for _ in versions]
@@ -108,9 +112,7 @@ class Colleagues:
 
     def answered(self, replies: Replies) -> None:
         """Take what the supervisor answered; who asked may wait no more."""
-        waiting = self._asked.pop(replies.number, None)
-        if waiting is not None:
-            waiting.set_result(replies.by_worker)
+        self._asked.pop(replies.number).set_result(replies.by_worker)
 
     def gone(self) -> None:
         """Take note that nobody will answer any more, neither those who wait nor those who still come in the drain."""
@@ -130,8 +132,11 @@ class Colleagues:
         try:
             return waiting.result(most)
         except NotYet:
-            self._asked.pop(number, None)
-            raise Unavailable(f"not every worker said within {most:g} s what it counted; try again") from None
+            self._late = waiting
+            raise self._not_said() from None
+
+    def _not_said(self) -> Unavailable:
+        return Unavailable(f"not every worker said within {self._patience:g} s what it counted; try again")
 
 
 class Worker:

@@ -3,7 +3,7 @@
 import os
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -122,15 +122,11 @@ def _parts(path: Path) -> dict[str, Source]:
 
 def _has_folders(folder: Path) -> bool:
     """Return whether it can be a part; one with pictures alone is a class that is called like a part."""
-    return folder.is_dir() and any(entry.is_dir() for entry in folder.iterdir())
+    return folder.is_dir() and any(entry.is_dir() and not _is_hidden((entry.name,)) for entry in folder.iterdir())
 
 
 def _listed(folder: Path) -> Source:
-    classes = sorted(
-        entry.name
-        for entry in folder.iterdir()
-        if entry.is_dir() and not entry.name.startswith(".") and entry.name != _APPLE
-    )
+    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not _is_hidden((entry.name,)))
     pictures = [
         (word, str(file.relative_to(folder)))
         for word in classes
@@ -148,23 +144,20 @@ def _zipped(path: Path, *, whole: bool = False) -> dict[str, Source]:
         raise SetupError(f"{path} is no zip file that can be read: {error}") from None
     # A folder's own entry, which ends in a slash, is as good a sign of a class as a file in it.
     names = {name: (*PurePosixPath(name).parts, *[""] * name.endswith("/")) for name in archive.namelist()}
-    names = {name: parts for name, parts in names.items() if len(parts) > 1 and _APPLE not in parts}  # others: no class
-    names = _unwrapped(names)
+    names = _unwrapped({name: parts for name, parts in names.items() if len(parts) > 1 and not _is_hidden(parts)})
     found = {} if whole else {part: _below(names, words) for part, words in PARTS.items()}
     sources = {part: _source(path, inside, archive) for part, inside in found.items() if inside}
     return sources if "train" in sources else {"train": _source(path, names, archive)}
 
 
 def _unwrapped(names: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-    """Return files with their places in a zip; some zips hold everything in one more folder, which is left out.
-
-    Hidden folders are left out as well.
-    """
-    names = {name: parts for name, parts in names.items() if not parts[0].startswith(".")}
-    while len({parts[0] for parts in names.values()}) == 1 and any(len(parts) > 2 for parts in names.values()):
-        inside = {name: parts[1:] for name, parts in names.items() if len(parts) > 2}
-        names = {name: parts for name, parts in inside.items() if not parts[0].startswith(".")}
-    return names
+    """Return files with their places in a zip; some zips hold all pictures in one more folder, which is left out."""
+    while True:
+        tops = {parts[0] for name, parts in names.items() if _is_picture(name)}
+        inside = {name: parts[1:] for name, parts in names.items() if len(parts) > 2 and parts[0] in tops}
+        if len(tops) != 1 or not any(_is_picture(name) for name in inside):
+            return names
+        names = inside
 
 
 def _below(names: dict[str, tuple[str, ...]], words: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
@@ -179,8 +172,12 @@ def _source(path: Path, names: dict[str, tuple[str, ...]], archive: zipfile.ZipF
 
 def _is_picture(name: str) -> bool:
     path = PurePosixPath(name)
-    hidden = any(part.startswith(".") for part in path.parts)
-    return path.suffix.lower() in SUFFIXES | OTHERS and not hidden and _APPLE not in path.parts
+    return path.suffix.lower() in SUFFIXES | OTHERS and not _is_hidden(path.parts)
+
+
+def _is_hidden(parts: Sequence[str]) -> bool:
+    """Return whether a place is within what is no part of the data: hidden folders and files, and Apple's."""
+    return any(part.startswith(".") or part == _APPLE for part in parts)
 
 
 def _classes(source: Source) -> tuple[str, ...]:

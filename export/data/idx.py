@@ -27,7 +27,7 @@ def load(folder: Path, seed: int = 0, *, name: str = "", classes: tuple[str, ...
     classes = classes or _classes(folder, pictures.labels)
     train, validation = split(pictures, (11 / 12, 1 / 12), seed)
     if not len(validation):
-        raise SetupError(f"{folder}: no picture is left to choose by; give six or more of a class")
+        raise SetupError(f"{folder}: no picture is left to choose by; give seven or more of a class")
     has_test = any(folder.glob("t10k-images*"))
     test = _pair(folder, "t10k") if has_test else none_of(pictures)
     for part, read in (("train", pictures), ("t10k", test)):

@@ -34,9 +34,9 @@ class Deadlines:
                 thread = threading.Thread(target=self._watch, name="deadlines", daemon=True)
                 thread.start()
                 self._thread = thread
-            if not self._heap or deadline < self._heap[0][0]:
-                self._changed.notify()
             heapq.heappush(self._heap, (deadline, next(self._numbers), entry))
+            if self._heap[0][2] is entry:
+                self._changed.notify()
         return entry
 
     def _watch(self) -> None:

@@ -15,10 +15,11 @@ MOST = 70_000
 
 
 class Packed(NamedTuple):
-    """A field of numbers in one piece: its name, and the bytes that it may have in a message, all inputs together."""
+    """A field of numbers in one piece: name, most bytes in a message, all inputs together, and what to send instead."""
 
     name: str
     most: int
+    instead: str = ""
 
 
 Inside: TypeAlias = "Mapping[int, Inside | Packed]"
@@ -33,7 +34,7 @@ INSIDE: Mapping[str, Inside] = {
                 2: Packed("inputs.contents.int_contents", 0),
                 3: Packed("inputs.contents.int64_contents", 0),
                 # 32 pictures, the default --max-batch-size, of 224 x 224 x 3 values of up to 2 bytes are 9.6 MB.
-                4: Packed("inputs.contents.uint_contents", 10_000_000),
+                4: Packed("inputs.contents.uint_contents", 10_000_000, "; raw_input_contents takes more"),
                 5: Packed("inputs.contents.uint64_contents", 0),
                 7: Packed("inputs.contents.fp64_contents", 0),
             },
@@ -90,7 +91,10 @@ def _add(sizes: dict[Packed, int], part: Packed, length: int) -> None:
     """Add a piece of a packed field, of which protobuf makes one of all its pieces."""
     sizes[part] = sizes.get(part, 0) + length
     if sizes[part] > part.most:
-        raise InvalidInput(part.name, f"has {sizes[part]:,} bytes of packed numbers; the limit is {part.most:,}")
+        raise InvalidInput(
+            part.name,
+            f"has {sizes[part]:,} bytes of packed numbers; the limit is {part.most:,}{part.instead}",
+        )
 
 
 def _varint(raw: bytes, place: int) -> tuple[int, int]:

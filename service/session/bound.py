@@ -80,10 +80,11 @@ class Bound:
         found = {}
         for size, buffers in self._buckets.items():
             samples = self._taken.generated(size, seed=1)
-            plain = self._run(buffers, samples, self._plain)
-            self._run(buffers, self._taken.generated(size), buffers.graph)  # records
-            found[size] = plain, self._run(buffers, samples, buffers.graph)
-        return found if self._graphs else {}
+            plain = self._run(buffers, samples, self._plain)  # makes what CUDA keeps for each thread
+            if self._graphs:
+                self._run(buffers, self._taken.generated(size), buffers.graph)  # records
+                found[size] = plain, self._run(buffers, samples, buffers.graph)
+        return found
 
     def __call__(self, batch: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return what the graph gives for a batch [N, ...], N at most the largest bucket, as an array of its own."""

@@ -93,6 +93,14 @@ def test_stopped_run_is_not_lost(saccade: Saccade, digits: object) -> None:
     assert len(load_state(Path("stopped")).epochs) == 3
 
 
+@pytest.mark.parametrize("option", ["--start", "--teacher"])
+def test_own_folder(saccade: Saccade, option: str) -> None:
+    """A run that would overwrite the one that it builds on is told to go elsewhere, not to delete that one."""
+    saccade(*SHORT)
+    with pytest.raises(SaccadeError, match=r"the folder of this run itself; name another by --run"):
+        saccade(*SHORT, option, "runs/lenet5-digits")
+
+
 def test_finished_run_is_not_lost(saccade: Saccade) -> None:
     """A run that ended is not overwritten by the same command; the error names it and says what to do."""
     saccade(*SHORT)

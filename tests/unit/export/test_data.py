@@ -121,9 +121,11 @@ def test_numbers_without_pictures(tmp_path: Path) -> None:
 
 def test_too_few_to_choose_by(tmp_path: Path) -> None:
     """Where a twelfth of every class is less than one picture, the error says how many it takes."""
-    write_set(tmp_path, "train", 15)
-    with pytest.raises(SetupError, match="no picture is left to choose by; give six or more of a class"):
+    write_set(tmp_path, "train", 18)
+    with pytest.raises(SetupError, match="no picture is left to choose by; give seven or more of a class"):
         data.load("idx", tmp_path)
+    write_set(tmp_path, "train", 21)
+    assert len(data.load("idx", tmp_path).validation) == 3
 
 
 def test_labels_beyond_the_classes(tmp_path: Path) -> None:

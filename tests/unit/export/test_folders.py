@@ -291,6 +291,25 @@ def test_other_files_do_not_count(tmp_path: Path) -> None:
     assert data.load("folder", folder).classes == ("a", "b")
 
 
+@pytest.mark.parametrize(
+    "name", ["train/.checkpoints/00.png", "train/a/.git/config", "train/__MACOSX/x", "about/notes.csv"]
+)
+def test_what_is_beside_the_pictures_of_a_zip(tmp_path: Path, name: str) -> None:
+    """Hidden folders at any depth, and folders beside the one that holds all pictures, are no classes of a zip file."""
+    folder = write(tmp_path / "pets/train").parent
+    path = zipped(folder, tmp_path / "pets.zip", "pets/")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(name if name.startswith("about") else f"pets/{name}", b"something else")
+    assert data.load("folder", path).classes == ("a", "b")
+
+
+def test_hidden_folder_in_a_class_called_like_a_part(tmp_path: Path) -> None:
+    """A class called `train` is one with a hidden folder in it too."""
+    folder = write(tmp_path / "vehicles", ["bus", "train"])
+    (folder / "train/.thumbnails").mkdir()
+    assert data.load("folder", folder).classes == ("bus", "train")
+
+
 def test_hidden_files_in_a_class(tmp_path: Path) -> None:
     """What lies in a hidden folder of a class is no picture of it, on disk and in a zip file."""
     folder = write(tmp_path / "pets")

@@ -88,6 +88,13 @@ def test_the_same_files_by_another_name(trained_on: str, name: str) -> None:
     assert "trained on pictures of this part" in said
 
 
+def test_other_files_of_the_same_form() -> None:
+    """Files of MNIST's form, read as `idx`, with another number of pictures to train on are other data: no doubt."""
+    manifest = MANIFEST.model_copy(update={"recipe": {"data": "mnist", "seed": 3}})
+    other = replace(DRAWN, train=part_of(9))
+    assert measure.doubts(manifest, other, "idx", measure.choose(other, "train", 3)) == []
+
+
 def test_another_seed_is_told() -> None:
     """A part of a split by another seed than the recipe's gives a warning with both seeds."""
     [said] = measure.doubts(MANIFEST, DRAWN, "idx", measure.choose(DRAWN, "test", 0))

@@ -117,20 +117,6 @@ class BusyDecoder:
         settle(self.decoder)
 
 
-class Full(Decoder):
-    """A decoder that takes nothing while the test says so."""
-
-    def __init__(self) -> None:
-        super().__init__(1)
-        self.is_full = True
-
-    def submit(self, *args: Any) -> None:  # noqa: ANN401 - as the base has it
-        """Fail as a thread that cannot be had does."""
-        if self.is_full:
-            raise RuntimeError("can't start new thread")
-        super().submit(*args)
-
-
 def settle(decoder: Decoder) -> None:
     """Return when a decoder of one thread has done what it was given."""
     done = threading.Event()
@@ -775,18 +761,6 @@ def test_deadline_out_of_reach(serve: Starts) -> None:
     with pytest.raises(Overloaded) as refusal:
         model.classify(PNGS[:1], deadline=time.monotonic())
     assert refusal.value.retry_after >= decoder.predict([len(PNGS[0])]) > 0
-
-
-def test_a_decoder_that_takes_nothing(serve: Starts, metrics: Metrics) -> None:
-    """A request that the decoder does not take gives its places in the queue back."""
-    session, decoder = HeldSession(right), Full()
-    session.gate.set()
-    model = serve(session, decoder=decoder)
-    with pytest.raises(RuntimeError, match="can't start new thread"):
-        model.classify(PNGS)
-    assert waiting(metrics) == 0
-    decoder.is_full = False
-    assert len(model.classify(PNGS).classifications) == 9
 
 
 def test_stopped_while_it_is_decoded(serve: Starts, busy: BusyDecoder) -> None:

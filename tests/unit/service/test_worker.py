@@ -85,3 +85,18 @@ def test_counts_that_come_too_late(pipe: tuple[Connection, Connection]) -> None:
     assert supervisor.poll(WAIT)
     colleagues.answered(Replies(supervisor.recv().number, {}))
     assert outcome.result(WAIT) is None
+
+
+def test_counts_are_not_asked_for_twice(pipe: tuple[Connection, Connection]) -> None:
+    """While an answer is late nobody asks again, which would fill the pipe of one that hangs; after it one does."""
+    supervisor, worker = pipe
+    colleagues = Colleagues(worker, 0, patience=0.0)
+    for _ in range(3):
+        with pytest.raises(Unavailable, match="what it counted"):
+            colleagues.counts([("linear", 1)])
+    asked = supervisor.recv()
+    assert not supervisor.poll()
+    colleagues.answered(Replies(asked.number, {}))
+    with pytest.raises(Unavailable):
+        colleagues.counts([("linear", 1)])
+    assert isinstance(supervisor.recv(), Ask)
