@@ -103,6 +103,14 @@ def test_an_empty_file(start_server: StartServer, connect: Connect, repository: 
     assert "holds no graph" in second.reason
 
 
+def test_require_verified(start_server: StartServer, connect: Connect, repository: Path) -> None:
+    """With --require-verified a version without golden samples has failed with the reason; the tested one is served."""
+    write_model(repository / "linear/2", samples=0)
+    second, first = connect(start_server(repository, require_verified=True)).models()
+    assert (second.state, first.state) == ("FAILED", "READY")
+    assert "--require-verified" in second.reason
+
+
 def test_repository_that_is_no_folder(start_server: StartServer, tmp_path: Path) -> None:
     """A repository that is a file, or is not there, is an error that names the flag and the path."""
     (tmp_path / "file").write_text("")

@@ -52,9 +52,11 @@ def write(folder: Path, *said: Verdict, samples: int = 4, wrong_by: float = 0.0)
     return path
 
 
-def load(path: Path, *, allow_unverified: bool = False) -> Model:
+def load(path: Path, *, allow_unverified: bool = False, require_verified: bool = False) -> Model:
     """Load a file as the server does."""
-    options = Options(provider="cpu", max_batch_size=4, allow_unverified=allow_unverified)
+    options = Options(
+        provider="cpu", max_batch_size=4, allow_unverified=allow_unverified, require_verified=require_verified
+    )
     return load_model(path, "linear", 1, options, Metrics())
 
 
@@ -66,6 +68,18 @@ def test_a_verdict_within_its_limit_is_enough() -> None:
 def test_a_verdict_exactly_at_its_limit_passes() -> None:
     """The limit itself is within it, however the shares are rounded."""
     assert GOOD.model_copy(update={"accuracy": 0.988}).passed
+
+
+def test_a_verdict_just_over_its_limit_does_not() -> None:
+    """A hundredth of a point beyond the limit is beyond it."""
+    assert not GOOD.model_copy(update={"accuracy": 0.9879}).passed
+
+
+def test_the_latest_verdict_counts() -> None:
+    """Of two verdicts on one kind of provider the one that was measured last is taken."""
+    assert check(manifest(BAD, GOOD)) == ""
+    with pytest.raises(ModelRejected, match=r"costs 1\.30 points"):
+        check(manifest(GOOD, BAD))
 
 
 def test_no_verdict_for_this_provider() -> None:
@@ -100,6 +114,12 @@ def test_require_verified_refuses_files_without_samples() -> None:
     """--require-verified refuses what cannot be tested, whatever its precision."""
     with pytest.raises(ModelRejected, match="no golden samples and --require-verified"):
         check(manifest(precision="fp32"), "fp32", tested=False, require_verified=True)
+
+
+def test_require_verified_loads_no_file_without_samples(tmp_path: Path) -> None:
+    """A file that cannot be tested is not loaded where the server is told to require it."""
+    with pytest.raises(ModelRejected, match="no golden samples and --require-verified"):
+        load(write_model(tmp_path, samples=0), require_verified=True)
 
 
 def test_a_version_without_a_verdict_is_not_served(tmp_path: Path) -> None:
