@@ -7,7 +7,7 @@ from typing import cast
 
 from service.metrics import Metrics
 from service.repository import Repository
-from service.switch import Reload
+from service.switch import Check, Reload
 from service.versions import State
 from tests.loads import FakeModel, Loads
 
@@ -65,7 +65,9 @@ class Disk:
         for folder in folders:
             shutil.rmtree(self.root / folder)
 
-    def open(self, keep: int = 2, reload: Reload = "beside", *, may_be_empty: bool = False) -> Repository:
+    def open(
+        self, keep: int = 2, reload: Reload = "beside", *, may_be_empty: bool = False, check: Check = lambda _: None
+    ) -> Repository:
         """Return a repository of it, loaded; what was asked for until then does not count."""
         repository = Repository(
             self.root,
@@ -74,6 +76,7 @@ class Disk:
             default_model=None,
             metrics=self.metrics,
             reload=reload,
+            check=check,
             may_be_empty=may_be_empty,
         )
         repository.scan()
@@ -98,6 +101,6 @@ def reason(repository: Repository, version: int) -> str:
     return next(entry.reason for entry in repository.versions() if entry.version == version)
 
 
-def served(repository: Repository) -> FakeModel:
-    """Return what answers a call to a."""
-    return cast("FakeModel", repository.find("a", ""))
+def served(repository: Repository, version: str = "") -> FakeModel:
+    """Return what answers a call to a, or to one version of it."""
+    return cast("FakeModel", repository.find("a", version))

@@ -16,7 +16,7 @@ class FakeModel:
     def __init__(self, name: str, version: int, *, verified: bool) -> None:
         self.facts = Facts(name, version, "cpu", "fp32", verified, "abc")
         self.drained: list[float] = []
-        self.drain = self.drained.append
+        self.drain: Callable[[float], None] = self.drained.append
         self.most_calls = 1
 
 

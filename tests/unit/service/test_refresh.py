@@ -65,6 +65,16 @@ def test_forged_times(disk: Disk) -> None:
     assert disk.loads.asked == ["a/1", "a/1"]
 
 
+def test_forged_while_it_is_loaded(disk: Disk) -> None:
+    """A version whose contents change while it is loaded is loaded again, be its size and time the same."""
+    disk.forge("a/1/model.onnx", "one")
+    disk.loads.meanwhile = lambda: disk.forge("a/1/model.onnx", "two")
+    repository = disk.open()
+    disk.loads.meanwhile = lambda: None
+    look(repository)
+    assert disk.loads.asked == ["a/1"]
+
+
 def test_what_changed_is_logged(disk: Disk, lines: Lines) -> None:
     """The log names the files for which a version is loaded anew, be it a mode that changed."""
     disk.write("a/1/labels.txt")

@@ -1,5 +1,8 @@
 """Versions that come and go while others are served."""
 
+import shutil
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -9,11 +12,13 @@ import pytest
 from service.config import Settings
 from service.errors import InvalidInput, Unavailable, UnknownModel
 from service.metrics import Metrics
+from service.model import Model
 from service.repository import Repository
 from service.rpc.calls import Call
 from service.rpc.inference import Inference
 from service.rpc.pb.inference import service_pb2 as pb
 from service.versions import State
+from tests.fakes import WAIT, Job
 from tests.loads import FakeModel, Loads
 
 Lay = Callable[..., None]
@@ -259,6 +264,94 @@ def test_a_failed_newcomer(repository: Repository, lay: Lay, loads: Loads) -> No
     with pytest.raises(Unavailable):
         repository.load("c", 1.0)
     assert served(repository) == "b/1"
+
+
+def uses_up(model: FakeModel) -> FakeModel:
+    """Let a model's drain take all the time that it is given."""
+
+    def drain(seconds: float) -> None:
+        model.drained.append(seconds)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            pass
+
+    model.drain = drain
+    return model
+
+
+@pytest.mark.parametrize("how", ["unload", "close"])
+def test_seconds_are_for_all_versions(repository: Repository, lay: Lay, how: str) -> None:
+    """What the drain of one version uses up is not there for the next."""
+    lay("a/2")
+    repository.load("a", 1.0)
+    second = uses_up(cast("FakeModel", repository.find("a", "2")))
+    first = cast("FakeModel", repository.find("a", "1"))
+    if how == "unload":
+        repository.unload("a", 0.01)
+    else:
+        repository.close(0.01)
+    assert 0 < second.drained[0] <= 0.01
+    assert first.drained == [0.0]
+
+
+def test_closed_while_a_version_is_loaded(repository: Repository, lay: Lay, loads: Loads) -> None:
+    """Closing waits for the load that is under way, and drains what that brought."""
+    begun, go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        begun.set()
+        assert go.wait(WAIT)
+
+    loads.meanwhile = hold
+    lay("a/2")
+    old = cast("FakeModel", repository.find("a", "1"))
+    load = Job(lambda: repository.load("a", 1.0))
+    assert begun.wait(WAIT)
+    close, late = Job(lambda: repository.close(WAIT)), time.monotonic() + WAIT
+    while not repository._switch.stopped:
+        assert time.monotonic() < late
+    assert (close.is_alive(), old.drained) == (True, [])
+    go.set()
+    load.answer()
+    close.answer()
+    new = cast("FakeModel", repository.find("a", "2"))
+    assert (len(new.drained), len(old.drained)) == (1, 1)
+
+
+def test_used_just_as_it_is_replaced(repository: Repository, lay: Lay) -> None:
+    """A request whose model was replaced just after it was found is answered by the successor."""
+    old = repository.find("a", "")
+
+    def begin(model: Model) -> int:
+        if model is old:
+            lay("a/2")
+            repository.load("a", 1.0)
+            raise Unavailable("draining")
+        return model.facts.version
+
+    assert repository.use("a", "", begin) == 2
+
+
+def test_used_and_not_replaced(repository: Repository) -> None:
+    """A model that refuses and was not replaced is asked once, and its refusal is the caller's."""
+    asked: list[Model] = []
+
+    def begin(model: Model) -> None:
+        asked.append(model)
+        raise Unavailable("draining")
+
+    with pytest.raises(Unavailable, match="draining"):
+        repository.use("a", "", begin)
+    assert asked == [repository.find("a", "")]
+
+
+def test_load_from_what_is_no_folder(repository: Repository, tmp_path: Path) -> None:
+    """A load by name from a repository that cannot be read finds no version, and what is served stays."""
+    shutil.rmtree(tmp_path)
+    tmp_path.touch()
+    with pytest.raises(UnknownModel, match="the repository has no version of it; served are: a, b"):
+        repository.load("a", 0.0)
+    assert repository.readiness() == {"a": True, "b": True}
 
 
 def test_unload_nothing(repository: Repository) -> None:
