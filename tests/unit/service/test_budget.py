@@ -138,6 +138,36 @@ def test_who_gives_up_lets_others_pass(take: Take) -> None:
     assert small.has.wait(WAIT)
 
 
+class Late:
+    """The budget's lock, which lets something happen just before its second entry, when a wait is over."""
+
+    def __init__(self, lock: threading.Lock, happens: Callable[[], object]) -> None:
+        self._lock, self._happens, self._entered = lock, happens, 0
+
+    def __enter__(self) -> bool:
+        """Let it happen, without this lock, and take it."""
+        self._entered += 1
+        if self._entered == 2:
+            self._happens()
+        return self._lock.__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        """Give it back."""
+        self._lock.release()
+
+
+def test_its_turn_comes_just_as_its_time_is_over() -> None:
+    """Who gets his turn just as his deadline passed uses it, and gives it back."""
+    budget = PixelBudget(10)
+    holder = budget.reserve(10)
+    holder.__enter__()
+    budget._lock = Late(budget._lock, lambda: holder.__exit__(None, None, None))  # type: ignore[assignment]
+    with budget.reserve(10, PAST):
+        pass
+    with budget.reserve(10, PAST):
+        pass
+
+
 def test_many_threads() -> None:
     """Never are more pixels held than the budget has, and in the end all are given back."""
     budget, lock, held, most = PixelBudget(100), threading.Lock(), 0, 0
