@@ -20,6 +20,7 @@ from service.errors import Ended, SetupError
 from service.places import cpu_ticks
 from service.port import hold
 from service.supervisor import Supervisor
+from tests.conftest import Lines
 from tests.fakes import WAIT
 
 
@@ -28,7 +29,7 @@ class FakeWorker:
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
-        self.answers = True
+        self.answers = self.dies_at_once = True
         self.supervisors, self.pipe = Pipe()
         self._start: Start | None = None
         self._heard: deque[object] = deque()
@@ -82,7 +83,7 @@ class FakeWorker:
 
     def kill(self) -> None:
         """Be killed."""
-        if self._code is None:
+        if self._code is None and self.dies_at_once:
             self.end(-signal.SIGKILL)
 
     def wait(self, timeout: float | None = None) -> int:
@@ -166,6 +167,11 @@ def value(played: Played, name: str, **labels: str) -> float | None:
     return played.supervisor.metrics.registry.get_sample_value(name, labels)
 
 
+def times(lines: Lines, event: str) -> int:
+    """Return how often something was logged since this was asked last."""
+    return [line["event"] for line in lines()].count(event)
+
+
 def restarts(played: Played, reason: Ended) -> float | None:
     """Return how many workers were replaced for a reason."""
     return value(played, "saccade_worker_restarts_total", reason=reason)
@@ -235,13 +241,13 @@ def test_standby_ended_first(serving: Played) -> None:
     assert restarts(serving, "crashed") == 1
 
 
-def test_no_process_for_the_standby(played: Played, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_process_for_the_standby(played: Played, lines: Lines) -> None:
     """A stand-by for which the system has no process is tried again after a pause; those that serve go on."""
     first, second = played.started
     played.listening(first)
     played.refused = True
     played.listening(second)
-    assert caplog.messages.count("stand-by not started") == 1
+    assert times(lines, "stand-by not started") == 1
     played.refused = False
     played.beats(29)
     assert len(played.started) == 2
@@ -249,16 +255,16 @@ def test_no_process_for_the_standby(played: Played, caplog: pytest.LogCaptureFix
     assert [worker.ended for worker in played.started] == [False, False, False]
 
 
-def test_no_process_for_a_place(serving: Played, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_process_for_a_place(serving: Played, lines: Lines) -> None:
     """A place for which the system has no process is tried again, later and later; the other worker goes on."""
     serving.refused = True
     serving.started[1].end(-signal.SIGKILL)
     serving.ended(serving.started[2])
     for pause in (0.5, 1, 2):
-        before = caplog.messages.count("worker not started")
+        lines()
         serving.now += pause + 0.01
         serving.turn()
-        assert caplog.messages.count("worker not started") == before + 1
+        assert times(lines, "worker not started") == 1
     serving.refused = False
     serving.now += 4.01
     serving.turn()
@@ -398,13 +404,23 @@ def test_standby_hangs(serving: Played) -> None:
 def test_hangs_while_it_drains(serving: Played) -> None:
     """A worker that hangs is killed in a drain too, which does not wait for the whole grace; the exit code says so."""
     first, second = serving.started[:2]
+    first.answers = False
+    serving.beats(6)
     serving.supervisor.stop.put(signal.SIGTERM)
     serving.supervisor.wake()
-    first.answers = False
     serving.ended(second, 0)
-    serving.beats(11)
+    serving.beats(5)
     assert first.ended
     assert serving.supervisor.end() == 1
+
+
+def test_closes_its_pipe_and_does_not_end(serving: Played) -> None:
+    """A worker whose pipe has ended and whose process has not is killed and replaced."""
+    first = serving.started[0]
+    first.pipe.close()
+    serving.turn()
+    assert first.wait() == -signal.SIGKILL
+    assert serving.started[2].start.worker == 0
 
 
 def test_back_off(serving: Played) -> None:
@@ -468,16 +484,34 @@ def test_drains_all(serving: Played, number: int, delay: float) -> None:
     assert len(serving.started) == 3, "nobody is replaced any more"
 
 
-def test_kills_who_does_not_end(serving: Played) -> None:
-    """A worker that does not end within delay, grace and a margin is killed, and the exit code says so."""
-    serving.supervisor.stop.put(signal.SIGTERM)
+@pytest.mark.parametrize(("number", "delay"), [(signal.SIGTERM, 2.0), (signal.SIGINT, 0.0)])
+def test_kills_who_does_not_end(serving: Played, number: int, delay: float) -> None:
+    """A worker that does not end within delay, three graces and a margin is killed, and the exit code says so."""
+    serving.supervisor.stop.put(number)
     serving.supervisor.wake()
     serving.turn()
     serving.ended(serving.started[0], 0)
-    serving.now += 2.0 + 3 * 1.0 + 5.1
+    serving.now += delay + 3 * 1.0 + 4.9
+    serving.turn()
+    assert not serving.started[1].ended
+    serving.now += 0.3
     serving.turn()
     assert serving.started[1].wait() == -signal.SIGKILL
     assert serving.supervisor.end() == 1
+
+
+def test_killed_once(serving: Played, lines: Lines) -> None:
+    """A worker that the system takes its time to kill is killed and counted once."""
+    first = serving.started[0]
+    first.dies_at_once = False
+    serving.supervisor.stop.put(signal.SIGINT)
+    serving.supervisor.wake()
+    serving.turn()
+    serving.ended(serving.started[1], 0)
+    serving.now += 3 * 1.0 + 5.1
+    serving.turn()
+    serving.ended(first)
+    assert times(lines, "worker killed") == 1
 
 
 def test_a_change_reaches_all_and_is_remembered(serving: Played) -> None:
