@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from service.batcher import Batcher, BatchRun
+from service.costs import Costs
 from service.errors import DeadlineExceeded, InferenceFailed, InvalidInput, Overloaded, Unavailable
+from service.requests import Pending, Queue
 from tests.fakes import FAR, QUEUE_SIZE, WAIT, Bench, Caller, Job, double
 
 
@@ -61,6 +63,14 @@ def test_large_request_is_split(bench: Bench) -> None:
     bench.free()
     assert [call.results() for call in calls] == [[0], double(range(1, 11)), [22, 24, 26]]
     assert bench.ran == [[0], [1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12], [13]]
+
+
+def test_company_that_costs_nothing() -> None:
+    """A request that may be late runs with others all the same where a batch of them takes no longer than its own."""
+    queue = Queue[int, int]()
+    for deadline in (0.5, None):
+        queue.add(Pending([0], deadline, 0.0, lambda _: None))
+    assert len(queue.take(2, 0.0, Costs({2: 1.0}), lambda _: None)) == 2
 
 
 def test_start_returns(bench: Bench) -> None:
@@ -566,6 +576,19 @@ def test_what_refuses_everything_is_tried(bench: Bench) -> None:
     while bench.batcher.least_wait:
         assert time.monotonic() < late, "its thread never rested"
     assert bench.call(3, left=10).results() == [6]
+
+
+def test_what_ran_meanwhile_begins_the_five_seconds_anew(bench: Bench) -> None:
+    """Where a batch ran since the first refusal, what is predicted to be late is refused, not tried."""
+    with pytest.raises(Overloaded):
+        bench.call(0, left=10)
+    bench.now += 2.5
+    bench.seconds = 10.0
+    call, batch = bench.busy(1)
+    batch.end()
+    assert call.results() == [2]
+    with pytest.raises(Overloaded):
+        bench.call(0, left=10)
 
 
 @two

@@ -133,11 +133,11 @@ def test_unused_ticket_is_company_no_more(delayed: Delayed) -> None:
     assert delayed.start(1).results() == [2]
 
 
-@options(cost=10.0)
+@options(cost=1000.0)
 def test_no_delay_beyond_a_deadline(delayed: Delayed) -> None:
-    """A request waits for others no longer than its deadline leaves beside what its batch takes."""
+    """A request waits for others no longer than its deadline leaves beside what its batch takes, and a quarter."""
     with delayed.batcher.admit(1):
-        assert delayed.start(1, left=12.4).results() == [2]
+        assert delayed.start(1, left=1240.0).results() == [2]
 
 
 @options(cost=10.0, most=4)
