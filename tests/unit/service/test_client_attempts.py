@@ -2,8 +2,8 @@
 
 import pytest
 
-from service.client.attempts import Attempts, Link, Pool
-from service.errors import InvalidInput, Overloaded, Unavailable
+from service.client.attempts import LONGEST_PAUSE, Attempts, Link, Pool
+from service.errors import DeadlineExceeded, InvalidInput, Overloaded, Unavailable
 
 
 def attempts(links: int, seconds: float = 10.0) -> Attempts[None]:
@@ -31,6 +31,32 @@ def test_refused_calls_wait_as_long_as_the_server_says() -> None:
     for seconds, in_time in ((1.0, True), (10.0, False)):
         with pytest.raises(Overloaded):
             attempts(1, seconds).failed(Overloaded("full", reason="queue_full", retry_after=2.0, in_time=in_time))
+
+
+def test_calls_that_fail_together_count_once() -> None:
+    """Of calls on a link that were under way when the first of them failed, one counts; a later one counts again."""
+    link = Link("0", None)
+    link.failed(0.0, 1.0)
+    link.failed(0.0, 1.5)
+    assert link.failures == 1
+    link.failed(2.0, 2.5)
+    assert link.failures == 2
+
+
+def test_why_there_was_no_answer_in_time() -> None:
+    """A call whose repeat is not answered fails with its deadline and the failure before."""
+    call = attempts(1)
+    call.failed(Unavailable("gone"))
+    with pytest.raises(DeadlineExceeded, match="no answer within 10 s; before that gone"):
+        call.failed(DeadlineExceeded("Deadline Exceeded"))
+
+
+def test_a_repeat_that_had_hardly_a_chance() -> None:
+    """A call that was repeated just before its deadline fails with the failure before."""
+    call = attempts(1, LONGEST_PAUSE / 2)
+    call.failed(Unavailable("gone"))
+    with pytest.raises(Unavailable, match="gone"):
+        call.failed(DeadlineExceeded("Deadline Exceeded"))
 
 
 def test_the_callers_fault_is_not_repeated() -> None:

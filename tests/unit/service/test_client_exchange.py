@@ -3,12 +3,14 @@
 import re
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from google.rpc import code_pb2, status_pb2
+from google.rpc.error_details_pb2 import RetryInfo
 
 from service.client.attempts import LONGEST_PAUSE, Link, Pool
 from service.client.exchange import WINDOW, Exchange, OpenCall
 from service.connection import Connection
-from service.errors import DeadlineExceeded, SaccadeError, Unavailable
+from service.errors import DeadlineExceeded, Overloaded, SaccadeError, Unavailable
 from service.rpc.pb.saccade.v1 import classifier_pb2 as pb
 
 SECONDS = 10.0
@@ -164,6 +166,37 @@ def test_the_only_server_is_not_left() -> None:
     assert not bench.exchange.receive(call, refusal(0))
     assert bench.sent() == []
     bench.now += LONGEST_PAUSE
+    assert bench.sent() == [0]
+
+
+def test_a_refused_item_waits_as_long_as_the_server_says() -> None:
+    """What is refused goes out again on the same call, not before its server said."""
+    bench = Bench()
+    bench.take(1)
+    call = bench.opened()
+    bench.sent()
+    message = refusal(0, code_pb2.RESOURCE_EXHAUSTED)
+    message.error.details.add().Pack(RetryInfo(retry_delay=Duration(seconds=2)))
+    bench.exchange.receive(call, message)
+    assert (bench.exchange.wait(), bench.sent()) == (2.0, [])
+    bench.now = 1.99
+    assert bench.sent() == []
+    bench.now = 2.0
+    assert bench.sent() == [0]
+
+
+def test_a_refused_call_waits_as_long_as_the_server_says() -> None:
+    """Where a call is refused the next is opened, and what was given to it goes out, not before its server said."""
+    bench = Bench()
+    bench.take(1)
+    call = bench.opened()
+    bench.sent()
+    bench.exchange.lost(call, Overloaded("full", reason="queue_full", retry_after=2.0))
+    assert (bench.exchange.wait(), bench.exchange.call_to_open()) == (2.0, None)
+    bench.now = 1.99
+    assert bench.exchange.call_to_open() is None
+    bench.now = 2.0
+    bench.opened()
     assert bench.sent() == [0]
 
 
