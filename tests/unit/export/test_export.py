@@ -146,6 +146,16 @@ def test_a_file_that_gives_nan_is_not_verified(
         verify.verify(trained, tmp_path / "nan.onnx", digits.validation)
 
 
+def test_shifted_logits_are_not_verified(exported: Path, trained: Checkpoint, digits: Data, tmp_path: Path) -> None:
+    """A file whose logits are all off by one is refused, though its probabilities are the same."""
+    model = onnx.load(exported)
+    [last] = [initializer for initializer in model.graph.initializer if list(initializer.dims) == [10]]
+    last.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(last) + np.float32(1), last.name))
+    onnx.save(model, tmp_path / "shifted.onnx")
+    with pytest.raises(ModelRejected, match=r"logits differ .* by 1;"):
+        verify.verify(trained, tmp_path / "shifted.onnx", digits.validation)
+
+
 def test_wrong_golden_samples_do_not_load(exported: Path, trained: Checkpoint, digits: Data, tmp_path: Path) -> None:
     """A file whose golden samples do not come true is not published."""
     manifest = onnx_export.make_manifest(trained, digits, accuracy=trained.accuracy)

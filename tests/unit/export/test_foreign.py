@@ -1,4 +1,5 @@
 import json
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +120,25 @@ def test_golden_samples_catch_other_weights(source: Path, tmp_path: Path) -> Non
     onnx.save(proto, path)
     with pytest.raises(ModelRejected, match="golden sample"):
         loaded(done.version)
+
+
+def test_what_fails_its_last_check(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy whose golden samples do not come true is not published."""
+    (made := tmp_path / "made").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(made))  # where the copy is made
+
+    def say(text: str) -> None:
+        if text != "checking that it loads":
+            return
+        (copy,) = made.rglob("model.onnx")
+        manifest = read_manifest(copy)
+        first, *others = manifest.golden_samples
+        swapped = first.model_copy(update={"probabilities": first.probabilities[::-1]})
+        write_manifest(source, copy, manifest.model_copy(update={"golden_samples": (swapped, *others)}))
+
+    with pytest.raises(ModelRejected, match="golden sample 0"):
+        export_file(source, tmp_path / "models", say=say)
+    assert not (tmp_path / "models").exists()
 
 
 def test_external_files(tmp_path: Path) -> None:

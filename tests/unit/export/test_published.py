@@ -1,18 +1,21 @@
 import copy
+import dataclasses
 import importlib.metadata
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 import typer
 
 from export import cli, drawn, presets, published
 from export.architectures import find
+from export.checkpoint import Classifier
 from export.published import Published
 from service import image
-from service.errors import SetupError
+from service.errors import ModelRejected, SetupError
 from service.loading import load_model
 from service.manifest import Preprocessing, read_manifest, sha256
 from service.metrics import Metrics
@@ -97,6 +100,29 @@ def test_flat_answers_are_noted(loaded: Published, tmp_path: Path) -> None:
     flat.get_parameter("features.19.weight").data *= 1e-6
     [note] = published.write(replace(loaded, network=flat), tmp_path / "model.onnx").notes
     assert "proves little" in note
+
+
+class Forgetful(Classifier):
+    """Computes what the network does, and tells other probabilities of it."""
+
+    def predict(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Return those of the wrong classes."""
+        return super().predict(images)[:, ::-1]
+
+
+class Mistold(Published):
+    """A network whose golden samples will be wrong."""
+
+    def classifier(self) -> Classifier:
+        """Return what is served, as it is not."""
+        return Forgetful(self.network, self.mean, self.std).eval()
+
+
+def test_what_fails_its_last_check(loaded: Published, tmp_path: Path) -> None:
+    """A file that computes what the network does, and whose golden samples do not come true, is refused."""
+    fields = {field.name: getattr(loaded, field.name) for field in dataclasses.fields(loaded)}
+    with pytest.raises(ModelRejected, match="golden sample 0"):
+        published.write(Mistold(**fields), tmp_path / "model.onnx")
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,17 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from export import checkpoint, data, evaluation, model_file
+from export import checkpoint, data, evaluation, model_file, onnx_export
 from export.release import release
 from export.train import input_of, train
 from service import image
-from service.errors import SetupError
-from service.manifest import read_manifest
+from service.errors import ModelRejected, SetupError
+from service.manifest import Manifest, read_manifest
 from tests.unit.export.conftest import QUICK
 
 CROPPED = replace(QUICK, data="folder", epochs=1, channels=1, fit="crop", crop_fraction=0.5)
@@ -80,6 +81,22 @@ def test_compared_as_each_takes_pictures(repository: Path, photos: Path, names: 
     beside = evaluation.beside(evaluation.run(first, "folder", photos, "all"), second, photos)
     alone = evaluation.run(second, "folder", photos, "all")
     assert beside.report.cross_entropy == pytest.approx(alone.report.cross_entropy)
+
+
+def test_what_fails_its_last_check(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file whose golden samples do not come true is not published."""
+    make = onnx_export.make_manifest
+
+    def wrong(*given: Any, **named: Any) -> Manifest:  # noqa: ANN401 - as make_manifest takes it
+        manifest = make(*given, **named)
+        first, *others = manifest.golden_samples
+        swapped = first.model_copy(update={"probabilities": first.probabilities[::-1]})
+        return manifest.model_copy(update={"golden_samples": (swapped, *others)})
+
+    monkeypatch.setattr(onnx_export, "make_manifest", wrong)
+    with pytest.raises(ModelRejected, match="golden sample 0"):
+        release(run, tmp_path / "models")
+    assert not (tmp_path / "models").exists()
 
 
 def test_data_of_other_classes(cropped: Path, photos: Path, tmp_path: Path) -> None:

@@ -16,11 +16,19 @@ SGD = replace(QUICK, optimizer="sgd", momentum=0.0, weight_decay=0.0, learning_r
 STILL = replace(SGD, shift=0, scale=0, rotate=0)
 
 
-def started(recipe: Recipe, total: int = 10) -> Steps:
+class Apart(Processes):
+    """One of several processes that shares nothing with the others."""
+
+    def joined(self, network: nn.Module) -> nn.Module:
+        """Return the network as it is."""
+        return network
+
+
+def started(recipe: Recipe, total: int = 10, processes: Processes = ALONE) -> Steps:
     """Return the steps of a LeNet-5."""
     torch.manual_seed(0)
     network = architectures.find("lenet5").build(1, 10)
-    return Steps(recipe, Classifier(network, (0.0,), (1.0,)), classes=10, total=total, processes=ALONE)
+    return Steps(recipe, Classifier(network, (0.0,), (1.0,)), classes=10, total=total, processes=processes)
 
 
 def all_of(steps: Steps) -> torch.Tensor:
@@ -113,13 +121,22 @@ def test_clip() -> None:
 
 def test_average_of_weights() -> None:
     """The average follows the weights: after the first step by 9 parts of 11, later by one less the decay."""
-    steps = started(replace(STILL, average=0.5))
+    steps = started(replace(STILL, average=0.2))
     name = "network.classifier.5.bias"
     kept = steps.average.get_parameter(name).clone()
-    for share in (9 / 11, 9 / 12, 9 / 13):
+    for share in (9 / 11, 0.8, 0.8):
         steps.step(*batch())
         kept = kept.lerp(steps.model.get_parameter(name).detach(), share)
         assert torch.allclose(steps.average.get_parameter(name), kept, atol=1e-6)
+
+
+def test_every_process_goes_on_with_its_random_numbers() -> None:
+    """The second of two processes is restored to the random numbers of the second."""
+    state = started(STILL).state()
+    second = torch.Generator().manual_seed(7).get_state()
+    steps = started(STILL, processes=Apart(1, 2, torch.device("cpu")))
+    steps.restore({**state, "random": [*state["random"], second]})
+    assert torch.equal(torch.get_rng_state(), second)
 
 
 def test_mean_squared_error() -> None:

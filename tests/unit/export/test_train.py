@@ -1,6 +1,9 @@
 import csv
 import importlib.metadata
 import json
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from export.checkpoint import Checkpoint, Classifier
 from export.evaluate import accuracy
 from export.run import Epoch, load_state
 from export.train import Step, Told, channel_statistics, input_of, train
+from service import hosts
 from service.errors import SetupError
 from tests.unit.export.conftest import QUICK
 
@@ -82,6 +86,8 @@ def test_record(run: Path, digits: data.Data) -> None:
     assert record["seed"] == QUICK.seed
     assert record["data"]["train"] == len(digits.train)
     assert record["versions"]["torch"] == importlib.metadata.version("torch")
+    assert record["device"] == (torch.cuda.get_device_name() if torch.cuda.is_available() else hosts.cpu_name())
+    assert record["threads"] == torch.get_num_threads()
     assert record["processes"] == 1
 
 
@@ -117,10 +123,31 @@ def test_a_run_does_not_start_from_itself(tmp_path: Path, digits: data.Data, nam
 
 def test_early_stop(tmp_path: Path, digits: data.Data) -> None:
     """With patience 2 a run that gets no better ends two epochs after its best, and keeps that."""
-    still = replace(QUICK, epochs=30, learning_rate=1e-12, patience=2, start="")
+    few, told, best = few_of(digits), list[Epoch](), list[dict[str, torch.Tensor]]()
+
+    def tell(epoch: Epoch) -> None:
+        told.append(epoch)
+        if epoch.epoch == 1:
+            best.append(checkpoint.load(tmp_path).network.state_dict())
+            few.validation.labels[:] = -1  # so that all later answers are wrong
+
+    kept = train(replace(QUICK, epochs=30, patience=2, start=""), few, tmp_path, Told(tell))
+    assert [epoch.accuracy > 0 for epoch in told] == [True, False, False]
+    assert kept.accuracy == told[0].accuracy
+    assert all(torch.equal(weights, best[0][name]) for name, weights in kept.network.state_dict().items())
+
+
+def test_of_equals_the_later_is_kept(tmp_path: Path, digits: data.Data) -> None:
+    """Of epochs of one accuracy the last is kept: it was trained longer, at a lower rate."""
+    still = replace(QUICK, epochs=3, learning_rate=1e-12, average=0.0, start="")
     told: list[Epoch] = []
-    train(still, few_of(digits), tmp_path, Told(told.append))
-    assert len(told) == 3
+
+    def tell(epoch: Epoch) -> None:
+        told.append(epoch)
+        if epoch.epoch < 3:
+            (tmp_path / checkpoint.FILE).unlink()
+
+    assert train(still, few_of(digits), tmp_path, Told(tell)).accuracy == told[0].accuracy == told[2].accuracy
 
 
 def test_astray(tmp_path: Path, digits: data.Data) -> None:
@@ -173,6 +200,22 @@ def test_checkpoint_comes_back(trained: Checkpoint, tmp_path: Path) -> None:
     assert replace(loaded, network=trained.network) == trained
     for name, weights in trained.network.state_dict().items():
         assert torch.equal(loaded.network.state_dict()[name], weights)
+
+
+@pytest.mark.parametrize("file", ["checkpoint.pt", "state.pt"])
+def test_full_disk(tmp_path: Path, run: Path, file: str) -> None:
+    """Where the disk takes only a part of the new checkpoint or state, the old one is still there, whole."""
+    shutil.copytree(run, tmp_path, dirs_exist_ok=True)
+    before = (tmp_path / file).read_bytes()
+    code = (
+        "import resource, pathlib; from export import checkpoint; from export.run import load_state, save_state;"
+        f"folder = pathlib.Path({str(tmp_path)!r}); trained, state = checkpoint.load(folder), load_state(folder);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000));"
+        + ("checkpoint.save(trained, folder)" if file == checkpoint.FILE else "save_state(folder, state)")
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode, "all of it was written"
+    assert (tmp_path / file).read_bytes() == before
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", b"PK\x03\x04"])
