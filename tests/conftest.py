@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from tests import triton as triton_client
 from tests.fake_classifier import HeldAnswer
 from tests.fakes import HeldLoad, HeldSession
 from tests.onnx_models import write_model
+
+# Servers of tests are on this machine: no proxy of the environment is to be asked for them, nor by child processes.
+os.environ["no_proxy"] = "127.0.0.1,localhost,::1"
 
 StartServer = Callable[..., Server]
 Connect = Callable[..., Client]
