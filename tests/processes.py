@@ -17,6 +17,8 @@ import psutil
 from tests.fakes import WAIT
 
 SACCADE = [sys.executable, "-W", "error", "-m", "service.cli"]
+ROOT = Path(__file__).parents[1]
+"""Where `python -m tests...` finds what it is to run."""
 LOADED = 3 * WAIT
 """Seconds for the next line of a log: two workers began to serve after 22 s on two cores that ten others wanted."""
 

@@ -10,6 +10,7 @@ from service.load.outcome import Outcome
 from tests.benchmarks.__main__ import GROUPS, chosen, measure
 from tests.benchmarks.profile import function, libraries
 from tests.benchmarks.table import Compared, Group, Line, Plan, Step
+from tests.processes import ROOT
 
 NAMES = [name for group in GROUPS for name in group.names]
 ISSUE = (
@@ -63,7 +64,7 @@ def test_a_line_for_each_ceiling() -> None:
 def test_the_command(row: str) -> None:
     """It says how long it will take, then prints the row with its ratio."""
     command = [sys.executable, "-m", "tests.benchmarks", "--rows", row, "--seconds", "0.2", "--rounds", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
     assert "1 rows, about 0 min" in done.stderr
     assert row in done.stdout
     assert "ratio" in done.stdout
@@ -88,7 +89,11 @@ def test_a_row_that_fails() -> None:
 def test_unknown_rows() -> None:
     """Words that no row holds end it with the names that there are."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.benchmarks", "--rows", "x?"], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "tests.benchmarks", "--rows", "x?"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 1
     assert "LeNet-5, stream, 64 at once: " in done.stdout

@@ -14,6 +14,7 @@ import numpy as np
 from service.config import load_settings
 from service.server import Server
 from tests.onnx_models import pictures
+from tests.processes import ROOT
 
 Connect = Callable[[Server], "TritonClient"]
 
@@ -29,6 +30,7 @@ class TritonClient:
     def __init__(self, address: str, **options: object) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-W", "error", "-m", "tests.triton_child", address, json.dumps(options)],
+            cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
