@@ -4,6 +4,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -73,7 +74,9 @@ class Servers:
 
     def __init__(self, count: int, repository: Path | None = None) -> None:
         self._repository = repository
-        self._running = [ServerProcess(repository) for _ in range(count)]
+        with ExitStack() as started:  # where one of them does not start, those before it end
+            self._running = [started.enter_context(ServerProcess(repository)) for _ in range(count)]
+            started.pop_all()
 
     @property
     def addresses(self) -> Sequence[str]:

@@ -5,6 +5,7 @@ import sys
 import textwrap
 from array import array
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -14,6 +15,7 @@ from service.load.outcome import Outcome, Window
 from tests.fakes import WAIT
 from tests.peers.__main__ import cells
 from tests.peers.measuring import Measured
+from tests.processes import ROOT
 
 
 def test_peers_that_are_not_there_are_rows_that_say_why(tmp_path: Path) -> None:
@@ -22,7 +24,7 @@ def test_peers_that_are_not_there_are_rows_that_say_why(tmp_path: Path) -> None:
     (tmp_path / "empty" / "bin" / "python").symlink_to(sys.executable)
     peers = ["--peer", f"bentoml={tmp_path / 'nowhere'}", "--peer", f"mosec={tmp_path / 'empty'}"]
     command = [sys.executable, "-m", "tests.peers", *peers, "--rounds", "1", "--seconds", "0.4", "--callers", "2"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
     own, bentoml, mosec = done.stdout.splitlines()[2:5]
     cells = [cell.strip() for cell in own.strip("|").split("|")]
@@ -79,10 +81,17 @@ def watched(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         print("ended", flush=True)
     """)
     with subprocess.Popen(
-        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", script], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         yield process
+        left = psutil.Process(process.pid).children(recursive=True)
+        if (tmp_path / "pid").exists():  # a daemon that the tree has lost
+            with suppress(psutil.NoSuchProcess):
+                left.append(psutil.Process(int((tmp_path / "pid").read_text())))
         process.kill()
+        for each in left:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
 
 
 def test_a_tree_ends_with_its_daemons(watched: subprocess.Popen[str], tmp_path: Path) -> None:
