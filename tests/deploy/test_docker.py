@@ -15,11 +15,11 @@ import yaml
 from service import probe
 from service.client import Client
 from service.config import Settings, variable
+from service.server import _REFUSE_SECONDS as REFUSE_SECONDS
 from tests.certificates import Authority
 from tests.conftest import StartServer
 from tests.deploy.dockerfile import Stage, chain, stages
 from tests.deploy.objects import DEPLOY, container, overlay, pod, tool
-from tests.deploy.test_kubernetes import REFUSE_SECONDS
 from tests.fakes import WAIT
 from tests.processes import ServerProcess
 

@@ -16,9 +16,10 @@ from service.config import Settings, variable
 from service.connection import Connection
 from service.load import targets
 from service.rpc.pb.inference import service_pb2
+from service.server import _REFUSE_SECONDS as REFUSE_SECONDS
 from tests.conftest import Channel, StartServer
 from tests.deploy.objects import DEPLOY, build, one
-from tests.deploy.test_kubernetes import REFUSE_SECONDS, VERSIONS
+from tests.deploy.test_kubernetes import VERSIONS
 from tests.fakes import WAIT
 
 RUNTIME_FIELDS = {

@@ -9,12 +9,12 @@ import yaml
 
 from service.config import Settings, variable
 from service.probe import command_line
+from service.server import _REFUSE_SECONDS as REFUSE_SECONDS
 from tests.deploy.objects import COMPONENTS, DEPLOY, OVERLAYS, build, container, one, overlay, pod, settings
 
 VERSIONS = ("1.30.0", "1.32.0", "1.34.0", "1.37.0")
 """The oldest that has the preStop sleep without a feature gate, the newest, and what many run."""
 CUSTOM = {"PodMonitor", "PrometheusRule", "ScaledObject", "GRPCRoute", "ServingRuntime", "InferenceService"}
-REFUSE_SECONDS = 0.5
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -16,6 +16,8 @@ from tests.onnx_models import pictures
 
 REQUEST = pb.ClassifyRequest(images=[pb.Image(encoded=image.encode_png(pictures(1)[0]))]).SerializeToString()
 AGE = 0.5
+ENOUGH = 3.0
+"""Seconds for three answers, also on a busy machine."""
 SERVICE = "/saccade.v1.ImageClassifier"
 
 
@@ -68,7 +70,7 @@ def test_calls_do_not_notice(start_server: StartServer, repository: Path) -> Non
 
 def test_streams_end_cleanly(start_server: StartServer, channel: Channel, repository: Path) -> None:
     """A stream that grows as old ends with UNAVAILABLE, what came before answered, so that it is opened anew."""
-    opened: Any = channel(start_server(repository, max_connection_age=AGE))
+    opened: Any = channel(start_server(repository, max_connection_age=ENOUGH))
     over, read = threading.Event(), threading.Semaphore(3)
     sent = 0
 

@@ -102,4 +102,5 @@ def test_alone_it_answers_what_it_accepted(start_server: StartServer, connect: C
     server.drain(delay=0)
     callers.stop()
     assert count(server, "OK") == callers.answered
+    assert callers.failures
     assert all("Unavailable" in failure or "DeadlineExceeded" in failure for failure in callers.failures)

@@ -120,6 +120,25 @@ def until(true: Callable[[], bool]) -> None:
     raise AssertionError("it never came to pass")
 
 
+class Looks:
+    """A file that is looked at."""
+
+    def __init__(self) -> None:
+        self.done = threading.Semaphore(0)
+
+    def look(self) -> None:
+        """Count a look."""
+        self.done.release()
+
+
+def looked(server: Server) -> None:
+    """Return when a server has looked at all its files once more."""
+    looks = Looks()
+    server._watch.add(looks)
+    for _ in range(2):  # the first may be of a round that has looked at the others already
+        assert looks.done.acquire(timeout=WAIT)
+
+
 def test_tls(start: Start, secure: Open) -> None:
     """A caller that trusts who signed the server's certificate is answered."""
     assert classify(secure(start())).model == "linear"
@@ -209,11 +228,13 @@ def test_mismatch_keeps_the_old(start: Start, secure: Open, authority: Authority
         return bool(said)
 
     until(warned)
+    looked(server)
     assert shown(server.grpc_port, authority) == shown(server.metrics_port, authority) == serial(pair.certificate)
     assert classify(secure(server)).model == "linear"
     pair.key_file.write_bytes(successor.key)
     until(lambda: shown(server.grpc_port, authority) == serial(successor.certificate))
     assert shown(server.metrics_port, authority) == serial(successor.certificate)
+    warned()
     assert len(said) == 1
     assert "do not belong together" in said[0]
 

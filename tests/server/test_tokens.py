@@ -17,7 +17,7 @@ from service.rpc.pb.saccade.v1 import classifier_pb2 as pb
 from service.server import Server
 from tests.conftest import Channel, Lines, StartServer
 from tests.fakes import WAIT
-from tests.server.test_tls import until
+from tests.server.test_tls import looked, until
 
 CODE = grpc.StatusCode
 ALICE, OPERATOR = "alice-0123456789abcdef", "operator-0123456789abcdef"
@@ -151,6 +151,9 @@ def test_a_wrong_file_keeps_the_old_tokens(server: Server, channel: Channel, pat
         return bool(said)
 
     until(warned)
+    looked(server)
+    warned()
+    assert len(said) == 1
     assert status(channel(server), CHECKED[0], bearer(ALICE)) is not CODE.UNAUTHENTICATED
     assert "line 1" in said[0]["reason"]
     assert ALICE not in str(said)

@@ -84,7 +84,9 @@ def test_nothing_found() -> None:
 )
 def test_failures(text: str, said: str) -> None:
     """What a GPU fails with is one sentence where it is known."""
-    assert said in explain_failure(RuntimeError(text))
+    found = explain_failure(RuntimeError(text))
+    assert said in found
+    assert bool(found) is bool(said)
 
 
 class _Runtime:
