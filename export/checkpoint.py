@@ -1,5 +1,6 @@
 """A trained network with its normalisation and softmax, and the checkpoint file that keeps it."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -91,7 +92,11 @@ class Checkpoint:
 
 
 def save(checkpoint: Checkpoint, run: Path) -> None:
-    """Write the checkpoint of a run, whole or not at all."""
+    """Write the checkpoint of a run, whole or not at all.
+
+    Raises:
+        SetupError: see `save_whole`.
+    """
     contents = {
         "recipe": checkpoint.recipe.fields(),
         "classes": list(checkpoint.classes),
@@ -106,10 +111,22 @@ def save(checkpoint: Checkpoint, run: Path) -> None:
 
 
 def save_whole(contents: dict[str, Any], path: Path) -> None:
-    """Write a file of torch. A kill leaves the old one or the new one, never half of one."""
+    """Write a file of torch. A kill leaves the old one or the new one, never half of one.
+
+    Raises:
+        SetupError: it cannot be written; the old one is left as it was.
+    """
     partial = path.with_name(f"{path.name}.partial")
-    torch.save(contents, partial)
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            torch.save(contents, file)
+        partial.replace(path)
+    except (OSError, RuntimeError) as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        # Where the disk is full torch raises its own, "unexpected pos 704 vs 598", while the system's is handled.
+        system = error.__context__ if isinstance(error.__context__, OSError) else error
+        raise SetupError(f"{path} cannot be written: {getattr(system, 'strerror', None) or system}") from None
 
 
 def load(run: Path) -> Checkpoint:

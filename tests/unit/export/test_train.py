@@ -204,7 +204,7 @@ def test_checkpoint_comes_back(trained: Checkpoint, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("file", ["checkpoint.pt", "state.pt"])
 def test_full_disk(tmp_path: Path, run: Path, file: str) -> None:
-    """Where the disk takes only a part of the new checkpoint or state, the old one is still there, whole."""
+    """Where the disk takes only a part of the new checkpoint or state, the reason is told and the old one stays."""
     shutil.copytree(run, tmp_path, dirs_exist_ok=True)
     before = (tmp_path / file).read_bytes()
     code = (
@@ -214,8 +214,9 @@ def test_full_disk(tmp_path: Path, run: Path, file: str) -> None:
         + ("checkpoint.save(trained, folder)" if file == checkpoint.FILE else "save_state(folder, state)")
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode, "all of it was written"
+    assert f"{file} cannot be written: File too large" in done.stderr
     assert (tmp_path / file).read_bytes() == before
+    assert not list(tmp_path.glob("*.partial"))
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", b"PK\x03\x04"])
