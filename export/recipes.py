@@ -179,10 +179,10 @@ _AIRBENCH94 = replace(
     start_size=24,
     label_smoothing=0.1,
     crop=2,
-    expected_accuracy=0,
-    measured="",
+    expected_accuracy=0.894,
+    measured="90 min on two AVX2 cores, beside other work",
 )
-"""The most accurate on CIFAR-10 for its time on a CPU. The paper reaches 94 % of the official test split in 9.9 epochs,
+"""As accurate as a ResNet-20 after ten times the epochs: 9 epochs, of a JPEG copy of CIFAR-10. The paper reaches 94 % of the official test split in 9.9 epochs,
 of pictures that are not compressed, mirrored by turns, by SGD with a lookahead."""
 
 _RESNET18_CIFAR10 = replace(
