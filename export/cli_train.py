@@ -48,7 +48,8 @@ def train(
 ) -> None:
     """Train a network by a recipe. Without a recipe, list them.
 
-    Under torchrun several processes or GPUs train one network together.
+    Under torchrun several processes or GPUs train one network together. Recipes for photos mirror half of the pictures:
+    --set flip=false where a mirrored one is of another class (letters, signs); for digits that is done.
 
     Examples:
 

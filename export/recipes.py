@@ -29,7 +29,7 @@ class Recipe:
         momentum: of SGD and Muon; 0 for none.
         weight_decay: of weights; norms and biases have none.
         schedule: how the rate falls after the warm-up: `cosine` or `linear`, to nothing at the end.
-        warmup: share of the steps over which the rate rises.
+        warmup: share of the steps over which the rate rises; with `cosine` and 0.3 it is the one-cycle schedule.
         loss: `cross-entropy`, or `mse`, the squared error of the probabilities (Brier's score).
         label_smoothing: share of the target spread over all classes.
         clip: largest norm of the gradient; 0 for no bound.
@@ -182,8 +182,8 @@ _AIRBENCH94 = replace(
     expected_accuracy=0.894,
     measured="90 min on two AVX2 cores, beside other work",
 )
-"""As accurate as a ResNet-20 after ten times the epochs: 9 epochs, of a JPEG copy of CIFAR-10. The paper reaches 94 % of the official test split in 9.9 epochs,
-of pictures that are not compressed, mirrored by turns, by SGD with a lookahead."""
+"""On a JPEG copy of CIFAR-10 nearly as accurate as a ResNet-20 after ten times the epochs. The paper reaches 94 % of the
+official test split in 9.9 epochs, of pictures that are not compressed, mirrored by turns, by SGD with a lookahead."""
 
 _RESNET18_CIFAR10 = replace(
     _RESNET20_CIFAR10,

@@ -1,13 +1,14 @@
 """Runs the `saccade` command as its users do: as a process of its own."""
 
 import json
+import os
 import queue
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,9 +24,19 @@ LOADED = 3 * WAIT
 """Seconds for the next line of a log: two workers began to serve after 22 s on two cores that ten others wanted."""
 
 
-def run(*arguments: str, cwd: Path | None = None, seconds: float = 60) -> subprocess.CompletedProcess[str]:
-    """Run `saccade ARGUMENTS` to its end and return what it printed and its exit code."""
-    return subprocess.run([*SACCADE, *arguments], cwd=cwd, capture_output=True, text=True, timeout=seconds, check=False)
+def run(
+    *arguments: str, cwd: Path | None = None, seconds: float = 60, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run `saccade ARGUMENTS` to its end, with this besides in its environment; return what it printed and its code."""
+    return subprocess.run(
+        [*SACCADE, *arguments],
+        cwd=cwd,
+        env={**os.environ, **(environment or {})},
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
 
 
 class ServerProcess:

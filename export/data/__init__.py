@@ -58,7 +58,9 @@ def load(
     if name == "digits":
         return digits(seed)
     if name not in NAMES:
-        raise SetupError(f"no data set {name!r}; there are: {', '.join(NAMES)}")
+        raise SetupError(
+            f"no data set {name!r}; there are: {', '.join(NAMES)}; where one lies is said by --data-folder"
+        )
     folder = folder or usual_folder(name)
     if folder is None:
         fetched = "; `saccade train RECIPE --download` fetches it" if name in SETS else ""

@@ -22,9 +22,10 @@ class Demo:
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
-    """Return the demo's outcome, as `make demo` runs it once everything is installed."""
+    """Return the demo's outcome, as `make demo` runs it once all is installed, behind a proxy that is not there."""
     folder = tmp_path_factory.mktemp("demo")
-    return Demo(run("demo", cwd=folder, seconds=300), folder)
+    proxy = {"http_proxy": "http://127.0.0.1:9", "no_proxy": ""}
+    return Demo(run("demo", cwd=folder, seconds=300, environment=proxy), folder)
 
 
 @pytest.fixture(scope="session")

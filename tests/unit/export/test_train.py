@@ -178,6 +178,17 @@ def test_every_setting_learns(tmp_path: Path, digits: data.Data, fields: dict[st
     assert train(replace(QUICK, epochs=8, **fields), some, tmp_path).accuracy > 0.5
 
 
+def test_a_spec_learns(tmp_path: Path, digits: data.Data) -> None:
+    """A network that is spelled out is trained like any other, and its checkpoint makes it again."""
+    spec = "convnet:input28,[[conv8]*1,pool]*2,[fc16]*1"
+    trained = train(replace(QUICK, epochs=1, architecture=spec), few_of(digits), tmp_path)
+    assert trained.recipe.architecture == spec
+    assert [tuple(layer.weight.shape) for layer in trained.network.modules() if isinstance(layer, torch.nn.Conv2d)] == [
+        (8, 1, 3, 3),
+        (8, 8, 3, 3),
+    ]
+
+
 def test_start_size_needs_a_network_of_any_size(tmp_path: Path, digits: data.Data) -> None:
     """Small pictures at first, for a network of one input size, are an error that says so."""
     with pytest.raises(SetupError, match="start_size is 20, but lenet5 takes pictures of 28x28 only"):
