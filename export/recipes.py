@@ -182,8 +182,9 @@ _AIRBENCH94 = replace(
     expected_accuracy=0.894,
     measured="90 min on two AVX2 cores, beside other work",
 )
-"""On a JPEG copy of CIFAR-10 nearly as accurate as a ResNet-20 after ten times the epochs. The paper reaches 94 % of the
-official test split in 9.9 epochs, of pictures that are not compressed, mirrored by turns, by SGD with a lookahead."""
+"""On a JPEG copy of CIFAR-10 nearly as accurate as a ResNet-20 after ten times the epochs. The paper reaches 94 % of
+the official test split in 9.9 epochs, of pictures that are not compressed, mirrored by turns, by SGD with a
+lookahead."""
 
 _RESNET18_CIFAR10 = replace(
     _RESNET20_CIFAR10,
