@@ -28,6 +28,8 @@ _UTIME, _STIME = 11, 12
 _YOUNG = 1.0
 """Seconds: a worker that ends sooner after it began to listen, or before, is put off: it may be the start of a loop."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
+_DOUBLINGS = 10
+"""Most that the pause is doubled: more than enough for the longest, and no float can be made of a thousand."""
 _END_SECONDS = 5.0
 """Most that a process may take to end after its pipe did."""
 
@@ -128,7 +130,7 @@ class Place:
         since = None if worker is None else worker.listens_since
         young = since is None or now - since < _YOUNG
         self._ended_young = self._ended_young + 1 if young else 0
-        pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (self._ended_young - 1)) if young else 0.0
+        pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(self._ended_young - 1, _DOUBLINGS)) if young else 0.0
         self.start_at = now + pause
         return pause
 

@@ -17,7 +17,7 @@ import pytest
 from service.config import load_settings
 from service.control import Ask, Failed, Listen, Listening, Loaded, Loading, Ping, Pong, Replies, Reply, Start, Stop
 from service.errors import Ended, SetupError
-from service.places import cpu_ticks
+from service.places import Place, cpu_ticks
 from service.port import hold
 from service.supervisor import Supervisor
 from tests.conftest import Lines
@@ -421,6 +421,12 @@ def test_closes_its_pipe_and_does_not_end(serving: Played) -> None:
     serving.turn()
     assert first.wait() == -signal.SIGKILL
     assert serving.started[2].start.worker == 0
+
+
+def test_back_off_for_days() -> None:
+    """A place whose workers end for days is left alone for 30 s each time, however often that was."""
+    place = Place(load_settings())
+    assert [place.ended(0.0) for _ in range(1500)][-1] == 30.0
 
 
 def test_back_off(serving: Played) -> None:
