@@ -1,7 +1,6 @@
 """The whole path in one command, told as it goes: train, export, serve as a process of its own, classify, drain."""
 
 import json
-import os
 import queue
 import shlex
 import shutil
@@ -44,7 +43,6 @@ class Ports:
 def show(repository: Path, run: Path) -> None:
     """Run the demo; the model goes to `repository`, checkpoint, log and pictures to `run`."""
     console = Console()
-    _without_proxy()
     recipe = recipes.find(RECIPE)
     console.rule("1. Train LeNet-5 on scikit-learn's 1,797 handwritten digits")
     run_training(recipe, run, None)
@@ -88,11 +86,6 @@ def own_command(python: Path = Path(sys.executable), search: str | None = None) 
         return "saccade"
     here = Path.cwd()
     return shlex.quote(str(own.relative_to(here) if own.is_relative_to(here) else own))
-
-
-def _without_proxy() -> None:
-    """Reach the own server where the environment names a proxy, which gRPC and urllib would ask."""
-    os.environ["no_proxy"] = ",".join(filter(None, (os.environ.get("no_proxy"), "localhost")))
 
 
 def _write_pictures(test: data.Pictures, folder: Path) -> list[Path]:
@@ -155,7 +148,8 @@ def _print_answers(console: Console, pictures: list[Path], test: data.Pictures, 
 
 def _print_metrics(console: Console, ports: Ports) -> None:
     """Print the few metrics that matter, from the server's own page."""
-    with urllib.request.urlopen(f"http://localhost:{ports.metrics}/metrics", timeout=10) as page:
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy could not reach this machine
+    with direct.open(f"http://localhost:{ports.metrics}/metrics", timeout=10) as page:
         lines = page.read().decode().splitlines()
 
     def total(start: str) -> float:

@@ -69,7 +69,7 @@ class Connection:
             raise SetupError("a client certificate and its key go together: give both or neither")
         if self.token_file and not self.secure:
             for address in self.addresses:
-                if not _is_here(address):
+                if not is_here(address):
                     raise SetupError(f"the token would travel to {address} in the clear: use TLS as well")
 
     @property
@@ -105,14 +105,16 @@ class Connection:
         Raises:
             SetupError: a file of the TLS settings cannot be read.
         """
-        target, given = self._target(address), self._options(options)
+        target = self._target(address)
+        given = self._options(target, options)
         if self.secure:
             return grpc.secure_channel(target, self._credentials(), given)
         return grpc.insecure_channel(target, given)
 
     def open_async_channel(self, address: str = "", options: tuple[Option, ...] = ()) -> grpc.aio.Channel:
         """Return the same for asyncio; see `open_channel`."""
-        target, given = self._target(address), self._options(options)
+        target = self._target(address)
+        given = self._options(target, options)
         if self.secure:
             return grpc.aio.secure_channel(target, self._credentials(), given)
         return grpc.aio.insecure_channel(target, given)
@@ -120,7 +122,7 @@ class Connection:
     def _target(self, address: str) -> str:
         return address or self.addresses[0]
 
-    def _options(self, given: tuple[Option, ...]) -> list[Option]:
+    def _options(self, target: str, given: tuple[Option, ...]) -> list[Option]:
         options: dict[str, Any] = {
             "grpc.max_send_message_length": self.max_message_bytes,
             "grpc.max_receive_message_length": self.max_message_bytes,
@@ -131,6 +133,8 @@ class Connection:
             "grpc.max_reconnect_backoff_ms": _LONGEST_RECONNECT_MS,
             "grpc.dns_min_time_between_resolutions_ms": _RESOLVE_AGAIN_MS,
         }
+        if is_here(target):
+            options["grpc.enable_http_proxy"] = 0  # a proxy that the environment names would be given the token too
         if self.keepalive:
             options["grpc.keepalive_time_ms"] = int(self.keepalive * 1000)
             options["grpc.keepalive_timeout_ms"] = 5000
@@ -160,10 +164,10 @@ def _check(address: str) -> None:
         raise SetupError(f"address {address!r}: its port must be from 1 to {_LARGEST_PORT}")
 
 
-def _is_here(address: str) -> bool:
+def is_here(address: str) -> bool:
     """Return whether an address never leaves this machine."""
     host = address.removeprefix("dns:///").rpartition(":")[0].strip("[]")
-    if address.startswith("unix:") or host == "localhost":
+    if address.startswith(("unix:", "unix-abstract:")) or host == "localhost":
         return True
     try:
         return ipaddress.ip_address(host).is_loopback

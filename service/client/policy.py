@@ -25,7 +25,8 @@ _THROTTLING = {"maxTokens": 100, "tokenRatio": 0.1}
 
 def several_servers(connection: Connection) -> bool:
     """Return whether calls have a choice: more addresses, or every record of a name."""
-    return len(connection.addresses) > 1 or connection.addresses[0].startswith("dns:///")
+    [first, *more] = connection.addresses
+    return bool(more) or first.startswith("dns:") or (first.startswith(("ipv4:", "ipv6:")) and "," in first)
 
 
 def options(connection: Connection, links: int) -> tuple[Option, ...]:

@@ -4,13 +4,14 @@ import http.client
 import re
 import ssl
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections import defaultdict
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from service.connection import Connection
+from service.connection import Connection, is_here
 
 _LINE = re.compile(r"^(\w+)(?:\{(.*)\})?\s+(\S+)")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
@@ -86,12 +87,20 @@ def look(url: str, tls: ssl.SSLContext | None = None) -> Samples:
     if not url.startswith(("http://", "https://")):
         raise OSError(f"{url} is neither http:// nor https://")
     try:
-        with urllib.request.urlopen(url, timeout=_SECONDS, context=tls) as page:  # noqa: S310 - checked above
+        with _opener(url, tls).open(url, timeout=_SECONDS) as page:
             return parse(page.read().decode("utf-8", "replace"))
     except urllib.error.URLError as error:
         raise OSError(_told(error.reason)) from None
     except http.client.HTTPException as error:
         raise OSError(f"it does not speak HTTP: {error!r}") from None
+
+
+def _opener(url: str, tls: ssl.SSLContext | None) -> urllib.request.OpenerDirector:
+    """Return what opens a page: through the environment's proxy, but for those of this machine, as calls to it go."""
+    handlers: list[urllib.request.BaseHandler] = [urllib.request.HTTPSHandler(context=tls)]
+    if is_here(f"{urllib.parse.urlsplit(url).hostname}:0"):
+        handlers.append(urllib.request.ProxyHandler({}))
+    return urllib.request.build_opener(*handlers)
 
 
 def _told(reason: object) -> str:

@@ -73,6 +73,15 @@ def picture(tmp_path: Path) -> Path:
     return path
 
 
+def test_behind_a_proxy(repository: Path) -> None:
+    """A server on this machine is probed and asked directly, whatever proxy the environment names."""
+    proxy = {"http_proxy": "http://127.0.0.1:9", "grpc_proxy": "http://127.0.0.1:9", "no_proxy": ""}
+    with ServerProcess(repository) as server:
+        for command in ("probe", "models"):
+            done = run(command, "--address", server.address, environment=proxy)
+            assert done.returncode == 0, done.stderr
+
+
 def test_classify_command(repository: Path, picture: Path) -> None:
     """`saccade classify` prints a table, and with --json what a program can read."""
     with ServerProcess(repository) as server:

@@ -7,6 +7,7 @@ from typing import Any
 import grpc
 import pytest
 
+from service.client.policy import several_servers
 from service.connection import Connection
 from service.errors import SetupError
 from tests.fakes import WAIT
@@ -43,6 +44,32 @@ def test_token_stays_here_without_tls(address: str) -> None:
         with pytest.raises(SetupError, match=f"{elsewhere} in the clear"):
             Connection((address, elsewhere), token_file=token)
         assert Connection((elsewhere,), token_file=token, tls_ca=Path("ca.pem")).secure
+
+
+@pytest.mark.parametrize(
+    ("address", "direct"), [("localhost:1", True), ("[::1]:1", True), ("unix-abstract:a", True), ("10.0.0.1:1", False)]
+)
+def test_calls_to_this_machine_take_no_proxy(address: str, direct: bool) -> None:  # noqa: FBT001 - a parameter
+    """Calls to this machine, which may carry a token in the clear, go past a proxy that the environment names."""
+    options = dict(Connection((address,))._options(address, ()))
+    assert ("grpc.enable_http_proxy" in options) == direct
+
+
+@pytest.mark.parametrize(
+    ("addresses", "several"),
+    [
+        (("a:1",), False),
+        (("a:1", "b:1"), True),
+        (("dns:///a:1",), True),
+        (("dns://10.0.0.2/a:1",), True),
+        (("dns:a:1",), True),
+        (("ipv4:10.0.0.1:1",), False),
+        (("ipv4:10.0.0.1:1,10.0.0.2:1",), True),
+    ],
+)
+def test_several_servers(addresses: tuple[str, ...], several: bool) -> None:  # noqa: FBT001 - a parameter
+    """Calls are spread over all records of a name, however it is written, and over all addresses of a list."""
+    assert several_servers(Connection(addresses)) == several
 
 
 def test_fields_that_do_not_go_together() -> None:

@@ -1,6 +1,7 @@
 """The server's own view, from two looks at its metrics."""
 
 import socket
+import urllib.request
 
 import pytest
 from prometheus_client import start_http_server
@@ -61,8 +62,11 @@ def test_another_server() -> None:
     assert scrape.between({}, scrape.parse("nv_inference_count 5")) is None
 
 
-def test_real_page() -> None:
-    """The page of a real server's metrics is read."""
+def test_real_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page of a real server's metrics is read, on this machine without the proxy that the environment names."""
+    monkeypatch.setattr(urllib.request, "_opener", None)  # it keeps what the environment said when it was first used
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "")
     server, thread = start_http_server(0, addr="127.0.0.1", registry=Metrics().registry)
     try:
         samples = scrape.look(f"http://127.0.0.1:{server.server_port}/metrics")
