@@ -51,7 +51,7 @@ class Stream:
         self._tasks: set[asyncio.Task[None]] = set()
         self._read_all = False
         self._failure: SaccadeError | None = None  # that ends the stream
-        self._source_error: Exception | None = None
+        self._source_error: BaseException | None = None
 
     async def run(self, pictures: Items) -> AsyncIterator[Streamed]:
         """Yield what each item gave."""
@@ -77,7 +77,7 @@ class Stream:
             await self._end()
 
     async def _feed(self, pictures: Items) -> None:
-        error: Exception | None = None
+        error: BaseException | None = None
         try:
             source = aiter(pictures if isinstance(pictures, AsyncIterable) else _each(pictures))
             while await self._room.acquire():
@@ -86,7 +86,10 @@ class Stream:
                 except StopAsyncIteration:
                     break
                 await self._inbox.put(partial(self._exchange.take, await self._request(picture)))
-        except Exception as raised:  # noqa: BLE001 - the caller's iterable; raised where the answers are taken
+        except BaseException as raised:  # the caller's iterable; raised where the answers are taken
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():  # this one, not a task that the iterable waited for
+                raise
             error = raised
         await self._inbox.put(partial(self._fed, error))
 
@@ -98,7 +101,7 @@ class Stream:
         except SaccadeError as error:
             return error
 
-    def _fed(self, error: Exception | None) -> None:
+    def _fed(self, error: BaseException | None) -> None:
         self._read_all, self._source_error = True, error
 
     def close(self) -> None:

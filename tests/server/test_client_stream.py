@@ -128,6 +128,28 @@ def test_a_stream_that_is_left() -> None:
                 assert not thread.is_alive()
 
 
+def test_what_the_iterable_waits_for_is_cancelled() -> None:
+    """An iterable that waited for a task that somebody cancelled ends the stream by that, and does not hang it."""
+
+    async def main() -> None:
+        other = asyncio.create_task(asyncio.sleep(WAIT))
+
+        async def items() -> AsyncIterator[Any]:
+            yield PICTURE
+            other.cancel()
+            await other
+
+        with FakeClassifier(named("a")) as server:
+            async with AsyncClient(server.address) as client, asyncio.timeout(WAIT) as limit:
+                stream = client.stream(items())
+                assert (await anext(stream)).answer
+                with pytest.raises(asyncio.CancelledError):
+                    await anext(stream)
+            assert not limit.expired()
+
+    asyncio.run(main())
+
+
 def test_what_the_iterable_raises() -> None:
     """What the caller's iterable raises comes after the answers to what it gave before."""
 
