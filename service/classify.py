@@ -77,10 +77,12 @@ def _below(path: Path) -> list[Path]:
 
 def rows(paths: Sequence[Path], classify: Classify) -> Iterator[Row]:
     """Yield a row for each file, in order; several are under way at once, and a bad one is a row like the others."""
+    # Here, where Ctrl-C ends it, and not on a thread, which would go on reading.
+    piped = _piped() if STDIN in paths else b""
 
     def row(path: Path) -> Row:
         try:
-            encoded = sys.stdin.buffer.read() if path == STDIN else path.read_bytes()
+            encoded = piped if path == STDIN else path.read_bytes()
             return Row(str(path), *classify(encoded))
         except InvalidInput as error:
             return Row(str(path), error=error.reason if error.field.startswith("images[") else str(error))
@@ -89,8 +91,25 @@ def rows(paths: Sequence[Path], classify: Classify) -> Iterator[Row]:
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
             return Row(str(path), error=f"cannot be read: {getattr(error, 'strerror', None) or error}")
 
-    with ThreadPoolExecutor(CALLERS) as callers:
+    callers = ThreadPoolExecutor(CALLERS)
+    try:
         yield from callers.map(row, paths)
+    finally:  # without waiting: after Ctrl-C the client that they ask by is closed, which ends what is under way
+        callers.shutdown(wait=False, cancel_futures=True)
+
+
+def _piped() -> bytes:
+    """Return what standard input gives.
+
+    Raises:
+        SetupError: it is closed, or cannot be read.
+    """
+    if sys.stdin is None:
+        raise SetupError("standard input is closed; name a picture's file, or send one to it")
+    try:
+        return sys.stdin.buffer.read()
+    except OSError as error:
+        raise SetupError(f"standard input cannot be read: {error.strerror}") from None
 
 
 @contextmanager

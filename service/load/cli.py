@@ -14,6 +14,7 @@ from service.options import with_connection
 
 if TYPE_CHECKING:
     from service.connection import Connection
+    from service.load.report import Report
 
 
 _LEAST_RATE, _MOST_RATE = 0.001, 1_000_000.0
@@ -83,6 +84,15 @@ def _check_files(csv_file: Path | None, plot: Path | None) -> None:
             report.check_writable(path, flag)
     if plot is not None:
         plots.check(plot)
+
+
+def _save(found: "Report", csv_file: Path | None, plot: Path | None) -> None:
+    from service.load import plots
+
+    if csv_file is not None:
+        found.save_csv(csv_file)
+    if plot is not None:
+        plots.draw(found, plot)
 
 
 @with_connection
@@ -201,15 +211,14 @@ def bench(
         found = benching.run(options, screen.viewer)
     compared = comparison.ratios(old, found.rows) if old else None
     differs = comparison.differences(old, found) if old else []
-    if as_json:
-        entry = found.to_json() | ({"compared": dict(compared), "differs": differs} if compared is not None else {})
-        sys.stdout.write(json.dumps(entry, indent=2) + "\n")
-    else:
-        show.print_report(found, compared, differs)
-    if csv_file is not None:
-        found.save_csv(csv_file)
-    if plot is not None:
-        plots.draw(found, plot)
+    try:  # the files first: who reads what is printed may be gone, as `| head` goes
+        _save(found, csv_file, plot)
+    finally:
+        if as_json:
+            entry = found.to_json() | ({"compared": dict(compared), "differs": differs} if compared is not None else {})
+            sys.stdout.write(json.dumps(entry, indent=2) + "\n")
+        else:
+            show.print_report(found, compared, differs)
     if not found.rows:
         raise SaccadeError("interrupted before anything was measured")
     if not any(row.outcome.answered for row in found.rows):

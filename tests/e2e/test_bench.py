@@ -129,6 +129,16 @@ def test_files(server: ServerProcess, tmp_path: Path) -> None:
     assert compared["30/s"]["p50"] > 0
 
 
+def test_files_where_nobody_reads_what_is_printed(server: ServerProcess, tmp_path: Path) -> None:
+    """What was measured is in its file though the reader of standard output has gone, as `| head` goes."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [*SACCADE, "bench", server.address, *QUICK, "--rate", "20", "--csv", str(tmp_path / "table.csv")]
+    with open(writer, "wb") as output:  # noqa: PTH123 - a descriptor
+        subprocess.run(command, stdout=output, stderr=subprocess.DEVNULL, check=False, timeout=60)
+    assert len((tmp_path / "table.csv").read_text().splitlines()) == 2
+
+
 def test_nobody_there() -> None:
     """A server that is not there is one line and exit 1."""
     done = run("bench", "127.0.0.1:9", *QUICK)

@@ -1,13 +1,15 @@
 """Files and folders to rows."""
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from service.classify import Row, pictures, print_table, rows
+from service.classify import STDIN, Row, pictures, print_table, rows
 from service.client import Category
 from service.errors import DeadlineExceeded, InferenceFailed, NotAllowed, Overloaded, SaccadeError, SetupError
+from tests.fakes import Job
 
 
 def asked(error: SaccadeError, *, of: bytes) -> list[Row]:
@@ -63,6 +65,31 @@ def test_a_folder_with_folders(tmp_path: Path) -> None:
         (tmp_path / "album" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "album" / name).touch()
     assert pictures([tmp_path / "album"]) == [tmp_path / "album/a/c.JPG", tmp_path / "album/b.png"]
+
+
+def test_left_while_pictures_are_under_way() -> None:
+    """Who leaves, as Ctrl-C does, does not wait for the pictures that are under way."""
+    held = threading.Event()
+
+    def classify(encoded: bytes) -> tuple[str, str, Sequence[Category]]:
+        if encoded == b"two":
+            held.wait()
+        return "model", "1", [Category(0, "cat", 1.0)]
+
+    found = rows([Path("one"), Path("two")], classify)
+    next(found)
+    left = Job(found.close)  # type: ignore[attr-defined]
+    try:
+        left.answer()
+    finally:
+        held.set()
+
+
+def test_no_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where standard input is closed, `-` is an error in words."""
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(SetupError, match="standard input is closed"):
+        list(rows([STDIN], lambda _: ("model", "1", [])))
 
 
 def test_an_error_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
