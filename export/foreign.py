@@ -69,10 +69,13 @@ def export_file(
     name = _model_name(path, name)
     say("reading")
     fields, graph = read_fields(path), read_graph(path)
+    said = dict(fields)
     if labels is not None:
         fields["labels"] = read_labels(labels)
     say("running it")
     manifest, inferred = _describe(path, fields, graph, presets.find(preset) if preset else None)
+    if _differs(manifest, said):
+        manifest = manifest.model_copy(update={"accuracy": None, "evaluation": None, "verdicts": ()})
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / FILE
         beside = {}
@@ -146,6 +149,14 @@ def _describe(
         }
     )
     return manifest, (*session.assumed, *inferred)
+
+
+def _differs(manifest: Manifest, said: Fields) -> bool:
+    """Return whether labels or pictures are others than the file said, for which what it says of accuracy is not so."""
+    now = manifest.model_dump(mode="json")
+    before = {name: value for name, value in _preprocessing(said).items() if value is not None}
+    labels = list(said.get("labels") or now["labels"])
+    return labels != now["labels"] or any(now["preprocessing"].get(name) != value for name, value in before.items())
 
 
 def _preprocessing(fields: Fields) -> Fields:

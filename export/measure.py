@@ -15,12 +15,13 @@ from export.model_file import ModelFile
 from service import foreign, image
 from service.errors import InvalidInput, ModelRejected, SetupError
 from service.graph import external_files, read_graph
+from service.loading import open_session, said_precision
 from service.manifest import Manifest, Preprocessing, read_fields, sha256
 from service.model import Options
 from service.normalise import Normalise
 from service.scores import check_probabilities
 from service.selftest import check_against_manifest, on_pixels, self_test
-from service.session import Session, candidates
+from service.session import Session, candidates, computed
 
 Split = Literal["train", "validation", "test", "all"]
 
@@ -85,19 +86,22 @@ def open_model(file: ModelFile, provider: str = "cpu") -> Opened:
     """
     try:
         fields, graph = read_fields(file.path), read_graph(file.path)
-        files = [file.path, *external_files(file.path, graph).values()]
-        expected = foreign.expected(fields, graph)
+        external = external_files(file.path, graph)
+        options, expected = Options(max_batch_size=BATCH), foreign.expected(fields, graph)
         reasons = []
         for candidate in candidates(provider):
             try:
-                session = Session(file.path, candidate, intra_op_threads=0, max_batch_size=BATCH, expected=expected)
+                session = open_session(
+                    file.path, candidate, options, expected, precision=said_precision(fields), external=external
+                )
                 manifest, _ = foreign.complete(fields, session.input, session.classes, graph)
                 check_against_manifest(session, manifest)
-                verified = self_test(on_pixels(session, manifest), manifest, Options(max_batch_size=BATCH))
+                precision = computed(manifest.precision, session.about.floats)
+                verified = self_test(on_pixels(session, manifest), manifest, options, precision)
             except ModelRejected as error:
                 reasons.append(f"{candidate}: {error}")
                 continue
-            return Opened(file, manifest, session, verified, sha256(*files))
+            return Opened(file, manifest, session, verified, sha256(file.path, *external.values()))
         raise ModelRejected("; ".join(reasons) or f"no provider for --provider {provider}")
     except ModelRejected as error:
         raise ModelRejected(f"{file.path}: {error}") from None

@@ -8,7 +8,7 @@ import numpy as np
 from export.data import Images
 from export.page import cards, page, percent, png, table
 from export.plots import bars, reliability_diagram, short
-from export.report import Comparison, Mistake, Report, confused_pairs
+from export.report import ClassRow, Comparison, Mistake, Report, confused_pairs
 
 MATRIX_CLASSES = 30
 """Classes up to which the confusion matrix is a table; beyond, the most confused pairs are listed."""
@@ -120,15 +120,21 @@ def _calibration(report: Report, comparison: Comparison | None) -> list[str]:
     ]
 
 
+def _same_class(row: ClassRow, other: Report) -> list[float]:
+    """Return the F1 of a class by another model, if that has it: by name, else by number, as `true_indices` matches."""
+    there = [each.f1 for each in other.classes if each.label == row.label]
+    alike = [each.f1 for each in other.classes[row.index : row.index + 1] if each.label == row.label or not there]
+    return alike or there[:1]
+
+
 def _classes(report: Report, comparison: Comparison | None) -> list[str]:
     """Return F1 by class, the worst first, and all figures of all classes in a table that opens."""
     shown = sorted((row for row in report.classes if row.pictures), key=lambda row: row.f1)
     part, what = shown, "each class"
     if len(shown) > BARS:
         part, what = shown[: BARS // 2], f"the {BARS // 2} worst of {len(shown):,} classes"
-    seconds = {row.label: row.f1 for row in comparison.report.classes} if comparison else {}
     low = 0.0 if not part or part[0].f1 < 0.9 else 0.9
-    drawn = [(row.label, [row.f1, *([seconds.get(row.label, 0.0)] if seconds else [])]) for row in part]
+    drawn = [(row.label, [row.f1, *(_same_class(row, comparison.report) if comparison else ())]) for row in part]
     note = f" The bars begin at {percent(low, 0)}." if low else ""
     beside = f" Blue {escape(report.model.title)}, amber {escape(comparison.report.model.title)}." if comparison else ""
     rows = (

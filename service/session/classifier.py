@@ -210,13 +210,20 @@ class Session:
     def _probe(self, *, known: bool) -> int:
         """Find out by generated samples what the graph does not say; return how many classes it has."""
         pair = self.input.generated(self._fixed or 2, seed=1)
-        if self._fixed is None:
-            alone = np.concatenate([self._rows(pair[:1]), self._rows(pair[1:])])
-            if not self._same_together(pair, alone):
-                self._fixed = 1
-                self.assumed += ("one picture at a time since its graph answers two together wrongly",)
-        else:
-            alone = self._rows(pair)
+        try:
+            parts = (pair[:1], pair[1:]) if self._fixed is None else (pair,)
+            alone = np.concatenate([self._rows(part) for part in parts])
+        except ModelRejected:
+            raise
+        except Exception as error:  # noqa: BLE001 - ONNX Runtime raises whatever the graph or the provider leads it to
+            height, width, _ = self.input_shape
+            raise ModelRejected(
+                f"it cannot run a picture of {height}x{width}: {str(error).partition(chr(10))[0]}; "
+                "where it takes another size, say height and width in manifest.json, or by --preset"
+            ) from None
+        if self._fixed is None and not self._same_together(pair, alone):
+            self._fixed = 1
+            self.assumed += ("one picture at a time since its graph answers two together wrongly",)
         if not known:
             self._logits = not scores.are_probabilities(alone)
             self.assumed += (f"its scores are {self.gives} by what it gives for generated samples",)

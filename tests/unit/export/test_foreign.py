@@ -158,6 +158,24 @@ def test_free_size(tmp_path: Path) -> None:
     assert (spec.height, spec.width) == (SIDE, SIDE)
 
 
+@pytest.mark.parametrize(("preset", "kept"), [("", True), ("cifar10", False)])
+def test_figures_of_other_pictures_are_let_go(preset: str, kept: bool, tmp_path: Path) -> None:  # noqa: FBT001 - a parameter
+    """What a file says of its accuracy is not so when it is given its pictures otherwise."""
+    first = export_file(write_foreign(tmp_path, batch="N"), tmp_path / "models", name="net", preset="imagenet").version
+    path = tmp_path / "measured.onnx"
+    manifest = read_manifest(first / "model.onnx").model_copy(update={"accuracy": 0.5})
+    write_manifest(first / "model.onnx", path, manifest)
+    again = export_file(path, tmp_path / "models", name="net", preset=preset).version
+    assert read_manifest(again / "model.onnx").accuracy == (0.5 if kept else None)
+
+
+def test_a_size_that_it_cannot_run(tmp_path: Path) -> None:
+    """A graph that leaves its size free and cannot run the assumed one is told in words, with what to say."""
+    path = write_foreign(tmp_path, side="S", batch="N")
+    with pytest.raises(ModelRejected, match=r"cannot run a picture of 224x224: .*say height and width"):
+        export_file(path, tmp_path / "models", name="net")
+
+
 def test_bytes(tmp_path: Path) -> None:
     """Of a graph that takes bytes a preset says only what part of a picture is kept."""
     path = write_foreign(tmp_path, datatype=TensorProto.UINT8, layout="NHWC", gain=1.0)

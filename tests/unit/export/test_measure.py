@@ -1,15 +1,19 @@
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from export import measure
 from export.data import Data, Pictures
+from export.foreign import write_manifest
 from export.measure import Part
 from export.model_file import ModelFile
+from service import loading
 from service.errors import ModelRejected, SetupError
-from service.manifest import Manifest
+from service.manifest import Manifest, read_manifest
+from service.session import Session
 from tests.onnx_models import LABELS, SPEC, pictures, probabilities, weights, write_model
 
 SHOWN = pictures(70, seed=5)[..., 0]
@@ -37,6 +41,21 @@ def test_answers(tmp_path: Path) -> None:
     found = measure.answers(opened, PART, done.append)
     assert np.allclose(found, probabilities(SHOWN, weights()), atol=1e-5)
     assert done == [32, 32, 6]
+
+
+def test_opened_as_it_is_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file's own precision is asked of the provider, as the server asks it: a bf16 file is measured in bf16."""
+    asked: list[str] = []
+
+    def open_session(*given: Any, precision: str, **options: Any) -> Session:  # noqa: ANN401 - what the other takes
+        asked.append(precision)
+        return loading.open_session(*given, precision="fp32", **options)
+
+    monkeypatch.setattr(measure, "open_session", open_session)
+    path, fp32 = tmp_path / "bf16.onnx", write_model(tmp_path)
+    write_manifest(fp32, path, read_manifest(fp32).model_copy(update={"precision": "bf16"}))
+    measure.open_model(ModelFile(path, "linear"))
+    assert asked == ["bf16"]
 
 
 def test_a_model_that_fails_its_self_test_is_not_measured(tmp_path: Path) -> None:

@@ -109,6 +109,20 @@ def test_labels_are_escaped(tmp_path: Path) -> None:
     assert "&lt;script&gt;" in page
 
 
+@pytest.mark.parametrize("others", [tuple(f"class {digit}" for digit in TEN), tuple(reversed(TEN))])
+def test_classes_of_two_models_are_matched(others: tuple[str, ...], tmp_path: Path) -> None:
+    """Beside each other stand the figures of one class, matched by name, or by number where names differ."""
+    first = report_of(tmp_path / "first", TEN, count=600)
+    rows = [replace(row, label=label) for row, label in zip(first.classes, others, strict=True)]
+    if others == tuple(reversed(TEN)):
+        rows = [replace(row, label=row.label, f1=first.classes[int(row.label)].f1) for row in rows]
+    second = replace(first, classes=tuple(rows))
+    page = page_of(first, Comparison(second, mcnemar(np.array([True]), np.array([False]))))
+    for row in first.classes:
+        figure = f"{row.f1:.1%}".replace("%", " %")
+        assert f"{figure} / {figure}" in page
+
+
 def test_the_page_is_self_contained(tmp_path: Path) -> None:
     """The page loads nothing: every source is data of its own, and there is no script."""
     page = page_of(report_of(tmp_path, TEN))
