@@ -60,8 +60,11 @@ def _float_file(source: str, folder: Path, repository: Path, data_folder: Path |
         return version / publish.FILE, version.parent.name
     here = not Path(source).exists() and (repository / source).is_dir()
     found = model_file.find(source, repository if here else None)
-    if found.version and str(found.version) not in Path(source).parts:  # a model, not one of its versions
-        files = [version / model_file.FILE for version in model_file.versions(found.path.parents[1])]
+    asked = (repository / source if here else Path(source)).resolve()
+    if (
+        found.version and not asked.is_file() and not (asked / model_file.FILE).is_file()
+    ):  # a model, none of its versions
+        files = [version / model_file.FILE for version in model_file.versions(found.path.resolve().parents[1])]
         return next((file for file in files if read_manifest(file).precision == "fp32"), found.path), found.name
     return found.path, found.name
 

@@ -1,6 +1,7 @@
 """One evaluation, from a model file and a data set to report.json and report.html."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -136,7 +137,7 @@ def write(evaluated: Evaluated, folder: Path, comparison: Comparison | None = No
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / JSON).write_text(text, encoding="utf-8")
-        (folder / PAGE).write_text(page, encoding="utf-8")
+        (folder / PAGE).write_text(page, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise SetupError(f"{folder} cannot be written: {error.strerror}; name another folder by --output") from None
     return text
@@ -173,7 +174,7 @@ def record(evaluated: Evaluated) -> None:
     fields["evaluation"] = summary.model_dump(mode="json")
     if fields.get("accuracy") is None and part.split in {"validation", "test"}:
         fields["accuracy"] = summary.accuracy
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")  # two may measure one file at once
     try:
         foreign.write_manifest(path, partial, json.dumps(fields))
         shutil.copymode(path, partial)

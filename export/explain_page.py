@@ -65,7 +65,7 @@ def write(explanation: Explanation, path: Path, *, model: str, picture: str) -> 
         if path.suffix == ".png":
             path.write_bytes(image.encode_png(drawn(explanation)))
         else:
-            path.write_text(render(explanation, model, picture), encoding="utf-8")
+            path.write_text(render(explanation, model, picture), encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise SetupError(f"{path} cannot be written: {error.strerror}; name another file by --output") from None
 

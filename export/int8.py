@@ -75,16 +75,20 @@ def fold_norms(model: onnx.ModelProto) -> None:
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     makers = {name: node for node in graph.node for name in node.output}
     uses = [name for node in graph.node for name in node.input]
+    given = {value.name for value in graph.output}
     for norm in [node for node in graph.node if node.op_type == "BatchNormalization"]:
         conv = makers.get(norm.input[0])
-        alone = conv is not None and uses.count(conv.output[0]) == 1 and uses.count(conv.input[1]) == 1
-        if conv is None or conv.op_type != "Conv" or not alone or any(name not in tensors for name in norm.input[1:]):
+        if conv is None or conv.op_type != "Conv" or conv.output[0] in given:
+            continue
+        alone = uses.count(conv.output[0]) == 1 and uses.count(conv.input[1]) == 1
+        known = [*norm.input[1:], *filter(None, conv.input[1:])]  # a bias may be left out by an empty name
+        if not alone or any(name not in tensors for name in known):
             continue
         epsilon = next((each.f for each in norm.attribute if each.name == "epsilon"), 1e-5)
         scale, bias, mean, variance = (numpy_helper.to_array(tensors[name]) for name in norm.input[1:5])
         factor = scale / np.sqrt(variance + epsilon)
         weights = numpy_helper.to_array(tensors[conv.input[1]])
-        offset = numpy_helper.to_array(tensors[conv.input[2]]) if len(conv.input) > 2 else np.zeros_like(mean)
+        offset = numpy_helper.to_array(tensors[conv.input[2]]) if any(conv.input[2:]) else np.zeros_like(mean)
         folded = weights * factor.reshape(-1, *[1] * (weights.ndim - 1))
         tensors[conv.input[1]].CopyFrom(numpy_helper.from_array(folded.astype(np.float32), conv.input[1]))
         name = f"{conv.name}_folded_bias"

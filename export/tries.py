@@ -15,7 +15,7 @@ from export.evaluation import Progress
 from export.gate import Answers
 from export.measure import Part
 from service.errors import ModelRejected, SetupError
-from service.manifest import KEY, Manifest
+from service.manifest import KEY, Manifest, within
 from service.providers import Provider
 
 Reduced = Literal["fp16", "bf16", "int8"]
@@ -159,12 +159,14 @@ class Tries:
         settings = [Setting(method) for method in self._wanted.calibrations] if int8_only else [Setting()]
         tried = [self._try(setting, answers, provider, part) for setting in settings]
         best = min(tried, key=lambda each: (each.drop, each.apart))
-        if best.drop > self._wanted.max_drop and self._wanted.precision != "bf16":  # of a hint every layer computes
+        if (
+            not within(best.drop, self._wanted.max_drop) and self._wanted.precision != "bf16"
+        ):  # of a hint every layer computes
             order = self._by_sensitivity(best.setting, answers.source, provider)
             for count in _doubling(len(order)):
                 more = self._try(replace(best.setting, in_float=tuple(order[:count])), answers, provider, part)
                 tried.append(more)
-                if more.drop <= self._wanted.max_drop:
+                if within(more.drop, self._wanted.max_drop):
                     break
             best = min(tried, key=lambda each: (each.drop, each.apart))
         self.make(best.setting)

@@ -96,6 +96,11 @@ class GoldenSample(Frozen):
     """How far another machine's probabilities may be from these; None: as far as the precision allows."""
 
 
+def within(drop: float, most: float) -> bool:
+    """Return whether a drop of accuracy is within its limit, in percentage points; half a millionth is rounding."""
+    return drop <= most + 5e-7
+
+
 class Verdict(Frozen):
     """What a reduced precision costs on one kind of provider, against fp32 on that provider and the same pictures.
 
@@ -131,8 +136,8 @@ class Verdict(Frozen):
 
     @property
     def passed(self) -> bool:
-        """Whether that is within the limit; half a millionth of a point is rounding."""
-        return self.drop <= self.max_drop + 5e-7
+        """Whether that is within the limit."""
+        return within(self.drop, self.max_drop)
 
 
 class Evaluation(Frozen):
@@ -163,7 +168,7 @@ class Manifest(Frozen):
     data: Text = ""
     """What it was trained and measured on."""
     accuracy: Probability | None = None
-    """Top-1 on the validation split, measured on this very file; or as published, where `data` says so."""
+    """Top-1 on pictures that it did not learn from, measured on this very file; or as published, if `data` says so."""
     evaluation: Evaluation | None = None
     """The last one that `saccade export` or `saccade evaluate --write-manifest` made."""
     recipe: dict[str, str | int | float | bool] = {}

@@ -1,7 +1,8 @@
 """Public data sets by name: fetched from their authors' addresses, kept only if their checksum is right."""
 
 import hashlib
-import urllib.error
+import http.client
+import os
 import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -84,7 +85,7 @@ def fetch(
 
 
 def _fetch(address: str, path: Path, expected: str, on_bytes: Callable[[str, int, int], None]) -> None:
-    partial = path.with_name(f"{path.name}.partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")  # two commands may fetch the same data at once
     # MD5 is what the authors publish: it tells a broken download, and the data are not run.
     digest, done = hashlib.md5(usedforsecurity=False), 0
     try:
@@ -101,7 +102,7 @@ def _fetch(address: str, path: Path, expected: str, on_bytes: Callable[[str, int
                 "nothing was kept; try again, or fetch it by another way"
             )
         partial.replace(path)
-    except (urllib.error.URLError, OSError) as error:
+    except (http.client.HTTPException, OSError) as error:
         raise SetupError(
             f"{address} could not be fetched: {error}; put {path.name} into {path.parent} yourself"
         ) from None

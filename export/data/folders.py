@@ -143,11 +143,17 @@ def _zipped(path: Path, *, whole: bool = False) -> dict[str, Source]:
     except (zipfile.BadZipFile, OSError) as error:
         raise SetupError(f"{path} is no zip file that can be read: {error}") from None
     # A folder's own entry, which ends in a slash, is as good a sign of a class as a file in it.
-    names = {name: (*PurePosixPath(name).parts, *[""] * name.endswith("/")) for name in archive.namelist()}
+    names = {name: _place(name) for name in archive.namelist()}
     names = _unwrapped({name: parts for name, parts in names.items() if len(parts) > 1 and not _is_hidden(parts)})
     found = {} if whole else {part: _below(names, words) for part, words in PARTS.items()}
     sources = {part: _source(path, inside, archive) for part, inside in found.items() if inside}
     return sources if "train" in sources else {"train": _source(path, names, archive)}
+
+
+def _place(name: str) -> tuple[str, ...]:
+    r"""Return the folders and the name of an entry of a zip file, of one with Windows' `\` between them too."""
+    path = name if "/" in name else name.replace("\\", "/")
+    return (*PurePosixPath(path).parts, *[""] * path.endswith("/"))
 
 
 def _unwrapped(names: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
@@ -171,8 +177,7 @@ def _source(path: Path, names: dict[str, tuple[str, ...]], archive: zipfile.ZipF
 
 
 def _is_picture(name: str) -> bool:
-    path = PurePosixPath(name)
-    return path.suffix.lower() in SUFFIXES | OTHERS and not _is_hidden(path.parts)
+    return PurePosixPath(name).suffix.lower() in SUFFIXES | OTHERS and not _is_hidden(_place(name))
 
 
 def _is_hidden(parts: Sequence[str]) -> bool:

@@ -1,4 +1,5 @@
 import hashlib
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -91,6 +92,36 @@ def test_no_server(tmp_path: Path, content: bytes) -> None:
         pass
     with pytest.raises(SetupError, match=r"put some\.gz into"):
         fetch("some", tmp_path / "here", sets=one(address, content))
+
+
+def test_fetched_twice_at_once(tmp_path: Path, content: bytes) -> None:
+    """What another command fetches meanwhile, and does not end, changes nothing of the file."""
+    here = tmp_path / "here"
+
+    def other(*_: object) -> None:
+        (here / "some.gz.partial").write_bytes(b"of another one")
+
+    with served(tmp_path / "there", []) as address:
+        fetch("some", here, sets=one(address, content), on_bytes=other)
+    assert (here / "some.gz").read_bytes() == content
+    assert (here / "some.gz.partial").read_bytes() == b"of another one"
+
+
+def test_what_is_no_web_server(tmp_path: Path) -> None:
+    """A server that does not speak HTTP is an error that says where to put the file."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def babble() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(b"who is there?\r\n\r\n")
+
+        thread = threading.Thread(target=babble)
+        thread.start()
+        with pytest.raises(SetupError, match=r"put some\.gz into"):
+            fetch("some", tmp_path / "here", sets=one(f"http://127.0.0.1:{listener.getsockname()[1]}/", b"abc"))
+        thread.join()
 
 
 def test_unknown_set(tmp_path: Path) -> None:

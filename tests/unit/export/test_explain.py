@@ -1,3 +1,4 @@
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -364,6 +365,14 @@ def test_labels_are_escaped(tmp_path: Path) -> None:
     page = explain_page.render(found, "<b>model</b>", "<script>.png")
     assert "<script" not in page
     assert "&lt;b&gt;model" in page
+
+
+def test_a_name_that_is_no_text(tmp_path: Path) -> None:
+    """A picture whose name is no UTF-8 is explained on a page like others."""
+    opened = bright_spots(tmp_path)
+    found = explain.explain(opened, explain.tap(opened), spot(0, 0))
+    explain_page.write(found, tmp_path / "out.html", model="m", picture=os.fsdecode(b"caf\xe9.png"))
+    assert r"caf\udce9.png" in (tmp_path / "out.html").read_text()
 
 
 def test_a_picture_of_it_all(tmp_path: Path) -> None:

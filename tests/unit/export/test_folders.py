@@ -303,6 +303,18 @@ def test_what_is_beside_the_pictures_of_a_zip(tmp_path: Path, name: str) -> None
     assert data.load("folder", path).classes == ("a", "b")
 
 
+def test_zip_of_windows(tmp_path: Path) -> None:
+    r"""A zip file whose places are written with `\\` is read like others."""
+    folder = write(tmp_path / "pets")
+    with zipfile.ZipFile(tmp_path / "pets.zip", "w") as archive:
+        for file in sorted(folder.rglob("*.png")):
+            entry = zipfile.ZipInfo("x")
+            entry.filename = str(file.relative_to(tmp_path)).replace("/", "\\")
+            archive.writestr(entry, file.read_bytes())
+    read = data.load("folder", tmp_path / "pets.zip")
+    assert (read.classes, len(read.train)) == (("a", "b"), 18)
+
+
 def test_hidden_folder_in_a_class_called_like_a_part(tmp_path: Path) -> None:
     """A class called `train` is one with a hidden folder in it too."""
     folder = write(tmp_path / "vehicles", ["bus", "train"])

@@ -19,7 +19,7 @@ from export.tries import Setting, Wanted
 from service import image
 from service.errors import ModelRejected, SetupError
 from service.loading import load_model
-from service.manifest import Manifest, read_manifest
+from service.manifest import Manifest, read_manifest, within
 from service.metrics import Metrics
 from service.model import Options
 from tests.reduced import ruin_file, ruined
@@ -194,6 +194,25 @@ def test_a_model_is_reduced_from_its_newest_in_fp32(exported: Path, made: Made, 
     assert list(found.values()) == ["2", "2", "1", "10"]
 
 
+@pytest.mark.parametrize(("folder", "source"), [("2", "model.onnx"), ("2", "."), (".", ".")])
+def test_a_version_is_named_from_within(
+    folder: str, source: str, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A path relative to a version's folder means that one, to a model's its newest, below a folder called 3 too."""
+    for number in (2, 3):
+        (tmp_path / "3/models/digits" / str(number)).mkdir(parents=True)
+        shutil.copy(exported, tmp_path / "3/models/digits" / str(number) / "model.onnx")
+    monkeypatch.chdir(tmp_path / "3/models/digits" / folder)
+    found, name = cli_precision._float_file(source, tmp_path, tmp_path / "none", None)
+    assert (found.resolve().parent.name, name) == ("3" if folder == "." else folder, "digits")
+
+
+def test_within_its_limit() -> None:
+    """A drop of exactly the limit is within it, whatever the rounding of the two shares."""
+    assert within(100 * (0.99 - 0.985), 0.5)
+    assert not within(0.50001, 0.5)
+
+
 def test_calibration_has_every_class_alike(digits: Data) -> None:
     """The sample has as many pictures of a rare class as of a frequent one, while there are any."""
     rare = np.concatenate([np.flatnonzero(digits.train.labels == 3)[:40], np.flatnonzero(digits.train.labels != 3)])
@@ -241,6 +260,25 @@ def test_batch_norms_are_folded() -> None:
     int8.fold_norms(model)
     assert [node.op_type for node in model.graph.node] == ["Conv"]
     np.testing.assert_allclose(run(model, batch), before, rtol=1e-4, atol=1e-5)
+
+
+def test_a_norm_behind_other_weights_stays() -> None:
+    """A BatchNormalization behind a Conv whose weights are no initialiser, as those of a Constant, is left alone."""
+    weights = numpy_helper.from_array(np.ones((1, 1, 1, 1), np.float32), "w")
+    graph = helper.make_graph(
+        [
+            helper.make_node("Constant", [], ["w"], value=weights),
+            helper.make_node("Conv", ["x", "w", ""], ["c"], "conv"),
+            helper.make_node("BatchNormalization", ["c", "one", "one", "one", "one"], ["y"]),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1, 2, 2])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 1, 2, 2])],
+        [numpy_helper.from_array(np.ones(1, np.float32), "one")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    int8.fold_norms(model)
+    assert [node.op_type for node in model.graph.node] == ["Constant", "Conv", "BatchNormalization"]
 
 
 def run(model: onnx.ModelProto, batch: Any) -> Any:  # noqa: ANN401

@@ -311,7 +311,8 @@ def test_closed_while_a_version_is_loaded(repository: Repository, lay: Lay, load
         assert time.monotonic() < late
     assert (close.is_alive(), old.drained) == (True, [])
     go.set()
-    load.answer()
+    with pytest.raises(Unavailable, match="draining"):
+        load.answer()
     close.answer()
     new = cast("FakeModel", repository.find("a", "2"))
     assert (len(new.drained), len(old.drained)) == (1, 1)
