@@ -89,7 +89,17 @@ class Servers:
         old.terminate()
         assert old.process.wait(WAIT) == 0
         old.__exit__(None, None, None)
-        self._running[number] = ServerProcess(self._repository, "--grpc-port", str(old.grpc_port))
+        self._running[number] = self._started_on(old.grpc_port)
+
+    def _started_on(self, port: int) -> ServerProcess:
+        """Start one on a port that was free: a connection that a caller tried meanwhile may have it for a moment."""
+        late = time.monotonic() + WAIT
+        while True:
+            try:
+                return ServerProcess(self._repository, "--grpc-port", str(port))
+            except AssertionError as error:
+                if "cannot be had" not in str(error) or time.monotonic() > late:
+                    raise
 
     def close(self) -> None:
         """End all."""
