@@ -60,10 +60,9 @@ def _float_file(source: str, folder: Path, repository: Path, data_folder: Path |
         return version / publish.FILE, version.parent.name
     here = not Path(source).exists() and (repository / source).is_dir()
     found = model_file.find(source, repository if here else None)
-    asked = (repository / source if here else Path(source)).resolve()
-    if (
-        found.version and not asked.is_file() and not (asked / model_file.FILE).is_file()
-    ):  # a model, none of its versions
+    asked = repository / source if here else Path(source)
+    is_version = asked.is_file() or (asked / model_file.FILE).is_file()
+    if found.version and not is_version:  # a model
         files = [version / model_file.FILE for version in model_file.versions(found.path.resolve().parents[1])]
         return next((file for file in files if read_manifest(file).precision == "fp32"), found.path), found.name
     return found.path, found.name

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from service import cores, foreign
 from service.errors import ModelRejected
 from service.graph import read_graph
 from service.hosts import cpu_name
-from service.loading import open_session
+from service.loading import open_session, said_precision
 from service.manifest import Precision, Verdict, read_fields, sha256
 from service.model import Options
 from service.providers import Provider
@@ -58,8 +57,7 @@ def open_on(path: Path, provider: Provider) -> Opened:
     """
     fields, graph = read_fields(path), read_graph(path)
     options, expected = Options(max_batch_size=measure.BATCH), foreign.expected(fields, graph)
-    said = cast("Precision", fields.get("precision", "fp32"))
-    session = open_session(path, provider, options, expected, precision=said)
+    session = open_session(path, provider, options, expected, precision=said_precision(fields))
     manifest, _ = foreign.complete(fields, session.input, session.classes, graph)
     check_against_manifest(session, manifest)
     return Opened(ModelFile(path, path.stem), manifest, session, verified=False, sha256=sha256(path))

@@ -26,8 +26,6 @@ from service.session import Session, candidates, computed
 Split = Literal["train", "validation", "test", "all"]
 
 BATCH = 32
-_IDX = {"idx", "mnist", "fashion-mnist"}
-"""Data sets of one form of files, which all may be read as `idx`."""
 _FEW = 5
 """How many names an error lists."""
 
@@ -186,7 +184,7 @@ def _seen(manifest: Manifest, source: Data, name: str, part: Part) -> list[str]:
         return ["the manifest does not say what the model was trained on: it may have been these pictures"]
     count = f"{len(source.train):,} pictures"
     if trained_on != name:
-        renamed = "idx" in {trained_on, name} <= _IDX
+        renamed = "idx" in {trained_on, name} <= data.IDX_FORM
         if not (renamed and manifest.data.partition(", ")[2].startswith(count)):
             return []
     found = []

@@ -159,9 +159,8 @@ class Tries:
         settings = [Setting(method) for method in self._wanted.calibrations] if int8_only else [Setting()]
         tried = [self._try(setting, answers, provider, part) for setting in settings]
         best = min(tried, key=lambda each: (each.drop, each.apart))
-        if (
-            not within(best.drop, self._wanted.max_drop) and self._wanted.precision != "bf16"
-        ):  # of a hint every layer computes
+        # bf16 is a hint, by which every layer computes.
+        if not within(best.drop, self._wanted.max_drop) and self._wanted.precision != "bf16":
             order = self._by_sensitivity(best.setting, answers.source, provider)
             for count in _doubling(len(order)):
                 more = self._try(replace(best.setting, in_float=tuple(order[:count])), answers, provider, part)

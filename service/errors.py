@@ -94,6 +94,11 @@ class SetupError(SaccadeError):
     """The command cannot do its work as things are; the text says what to do about it."""
 
 
+def sendable(text: str) -> str:
+    """Return a text as UTF-8 can hold it: halves of surrogate pairs, as in names of files, are escaped."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def raising(error: Exception) -> Callable[[], NoReturn]:
     """Return what raises an error: for whoever takes what returns an answer."""
 

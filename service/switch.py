@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from service import logs
-from service.errors import ModelRejected, UnknownModel
+from service.errors import ModelRejected, UnknownModel, sendable
 from service.looks import FILE, Files, Found
 from service.manifest import sha256
 from service.metrics import Metrics
@@ -169,8 +169,7 @@ class Switch:
 
     def _failed(self, name: str, number: int, files: Files, reason: str) -> bool:
         """Tell why a version is not served as it is on disk; return whether it is served as it was before."""
-        # Answers tell it, and it may name a file, which is any bytes, or a manifest's field, half a surrogate pair.
-        reason = reason.encode("utf-8", "backslashreplace").decode()
+        reason = sendable(reason)  # answers tell it, and it may name a file, which is any bytes, or a manifest's field
         old = self._versions.get(name, number)
         still = old is not None and old.model is not None
         if old is None or not still:

@@ -26,6 +26,9 @@ _CLASSES: dict[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 
+IDX_FORM = frozenset(_CLASSES)
+"""Data sets of one form of files, which all may be read as `idx`."""
+
 _FILES = {
     "idx": "the folder with the *-ubyte or *-ubyte.gz files",
     "mnist": "the folder with the *-ubyte or *-ubyte.gz files",

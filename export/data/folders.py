@@ -131,7 +131,7 @@ def _listed(folder: Path) -> Source:
         (word, str(file.relative_to(folder)))
         for word in classes
         for file in sorted((folder / word).rglob("*"))
-        if file.is_file() and _is_picture(str(file.relative_to(folder)))
+        if file.is_file() and _is_picture(file.name) and not _is_hidden(file.relative_to(folder).parts)
     ]
     return Source(folder, tuple(pictures), tuple(classes), lambda name: (folder / name).read_bytes())
 
@@ -177,7 +177,7 @@ def _source(path: Path, names: dict[str, tuple[str, ...]], archive: zipfile.ZipF
 
 
 def _is_picture(name: str) -> bool:
-    return PurePosixPath(name).suffix.lower() in SUFFIXES | OTHERS and not _is_hidden(_place(name))
+    return PurePosixPath(name).suffix.lower() in SUFFIXES | OTHERS
 
 
 def _is_hidden(parts: Sequence[str]) -> bool:

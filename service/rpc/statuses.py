@@ -17,6 +17,7 @@ from service.errors import (
     Unavailable,
     UnknownModel,
     Unsupported,
+    sendable,
 )
 
 PUSHBACK = "grpc-retry-pushback-ms"
@@ -41,7 +42,7 @@ class StatusWithDetails(grpc.Status):
     """What ends a failed call: code, text, google.rpc details and the push-back."""
 
     def __init__(self, code: int, text: str, details: list[Message], pushback_ms: int | None = None) -> None:
-        text = _utf8(text)
+        text = sendable(text)  # else its caller would wait for ever
         packed = [any_pb2.Any() for _ in details]
         for holder, detail in zip(packed, details, strict=True):
             holder.Pack(detail)
@@ -60,9 +61,8 @@ def to_status(error: Exception) -> StatusWithDetails:
     """Return the gRPC status of a failure, by the table of the design."""
     code = next((_CODES[kind] for kind in type(error).__mro__ if kind in _CODES), code_pb2.INTERNAL)
     if isinstance(error, InvalidInput):
-        violation = error_details_pb2.BadRequest.FieldViolation(
-            field=_utf8(error.field), description=_utf8(error.reason)
-        )
+        field, reason = sendable(error.field), sendable(error.reason)
+        violation = error_details_pb2.BadRequest.FieldViolation(field=field, description=reason)
         return StatusWithDetails(code, str(error), [error_details_pb2.BadRequest(field_violations=[violation])])
     if isinstance(error, Overloaded):
         wait = duration_pb2.Duration()
@@ -72,11 +72,6 @@ def to_status(error: Exception) -> StatusWithDetails:
     if code == code_pb2.INTERNAL:
         return _internal(error)
     return StatusWithDetails(code, str(error), [])
-
-
-def _utf8(text: str) -> str:
-    """Return a text as it can be sent, half a surrogate pair escaped: else its caller would wait for ever."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _internal(error: Exception) -> StatusWithDetails:
